@@ -1,0 +1,22 @@
+//! The atomics of the shared tables, and how an array of them is allocated.
+//!
+//! `table.rs` takes them from here and from nowhere else: `tests/loom_tables.rs` puts a module of
+//! the same shape in this one's place and runs the same code over loom's atomics.
+
+use zerocopy::{FromZeros, KnownLayout};
+
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// An array of `count` zeros that costs no memory until a slot is written: it is asked of the
+/// allocator as zeroed memory, which the kernel maps on first touch. (Rejected: collecting
+/// `AtomicU32::new(0)` writes every page at start-up; turning a `vec![0; count]` into atomics by
+/// in-place collection stays lazy only where the optimiser removes the loop.)
+///
+/// # Panics
+/// When the allocator has no room. Tables are made at start-up only.
+pub(crate) fn zeroed<T>(count: usize) -> Box<[T]>
+where
+    [T]: FromZeros + KnownLayout<PointerMetadata = usize>,
+{
+    <[T]>::new_box_zeroed_with_elems(count).unwrap_or_else(|_| panic!("no memory for a table of {count} slots"))
+}

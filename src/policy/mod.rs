@@ -1,0 +1,32 @@
+//! Decisions: facts in, verdict out.
+//!
+//! What lives here: who counts as one source (`source`), how many connections and messages a
+//! source has had (`table`), which domains are ours (`domains`), which addresses a list names
+//! (`ranges`), and the verdicts made of these (`verdict`). The protocol asks; the shard brings
+//! the facts and carries the answer back.
+//!
+//! What it may use: `smtp` and `limits`. No socket, no file, no clock and no configuration: the
+//! time is an argument in milliseconds, lists arrive as text or as parsed items. `table` and
+//! `atomic` use nothing of this crate, because the loom models in `tests/loom_tables.rs` compile
+//! `table.rs` a second time, over loom's atomics.
+//!
+//! On failure: parsing an operator's item returns an error that names the item, and nothing is
+//! built from a list with a bad item in it. A decision cannot fail, and costs the same few memory
+//! accesses whatever a peer sends; where nothing permits an action, it is refused. The tables
+//! panic only while they are made, when there is no memory for them.
+
+mod atomic;
+mod domains;
+mod ranges;
+mod source;
+mod table;
+mod verdict;
+
+#[cfg(test)]
+mod table_tests;
+
+pub use domains::{AcceptedDomains, DomainError, DomainFault, DomainFileError, DomainPattern, parse_domain_file};
+pub use ranges::{AddressRanges, RangeError, parse_range};
+pub use source::{SourceHasher, canonical};
+pub use table::{ConnectionCounter, ConnectionTable, RATE_WINDOW_MS, RateTable, Slot, SlotCount, SlotCountError};
+pub use verdict::{RecipientVerdict, recipient};

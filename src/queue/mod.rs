@@ -1,0 +1,29 @@
+//! The durable queue: what is stored, in which form, and when it is safe.
+//!
+//! Lives here: the record format, the machine that batches writes, recovery. May use `smtp` and
+//! `limits`; the disk is behind a trait or in the driver (`shard::storage`), so that all of it runs
+//! against a disk in memory. On failure nobody is acknowledged: [`crate::smtp::Durable`] is made
+//! here, after a successful sync, and nowhere else.
+//!
+//! A spool is a directory:
+//!
+//! ```text
+//! SPOOL/format               "gatepost-spool 1"
+//! SPOOL/lock                 flock of the running process
+//! SPOOL/shard-N/segment-G    log segment: messages up to 256 KB, and envelopes of larger ones
+//! SPOOL/shard-N/spill-ID     a larger message, as it will be sent
+//! ```
+//!
+//! | state of a message | on disk | after a crash |
+//! |---|---|---|
+//! | arriving | nothing, or a spill file without a record | the spill file is removed; the client was told nothing |
+//! | committing | a record, synced or not | kept if it is whole: the client may have been told |
+//! | queued | a synced record, and its synced spill file | kept |
+//!
+//! Rejected: a file per message (1.2k messages/s instead of 100k+: a journal commit each); a
+//! database (its log, then ours); syncing on a timer (adds latency when idle, and no batching when busy).
+
+pub mod disk;
+pub mod record;
+pub mod recover;
+pub mod spool;

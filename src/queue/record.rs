@@ -1,0 +1,412 @@
+//! The octets of a segment: its header, and the records behind it.
+//!
+//! All numbers are little-endian. Every record begins at a multiple of 8 and carries the
+//! generation of its segment and a sequence number that only grows, both under a checksum: what an
+//! earlier use of the file or of the disk left behind is never taken for a record.
+//!
+//! ```text
+//! segment header, 72 octets          record header, 72 octets
+//!  0  4  "GPsg"                       0  4  "GPrc"
+//!  4  4  CRC32C of 8..72              4  4  CRC32C of 8..72
+//!  8  4  format version               8  1  kind: 1 message, 2 message with a spill file
+//! 12  4  shard                        9  3  zero
+//! 16  8  generation                  12  4  length of the envelope
+//! 24  8  highest queue id so far     16  8  generation
+//! 32 32  zero                        24  8  sequence
+//! 64  8  key                         32  8  queue id
+//!                                    40  8  time of arrival, ms since the Unix epoch
+//!                                    48  8  length of the message
+//!                                    56  4  CRC32C of the message
+//!                                    60  4  CRC32C of the envelope
+//!                                    64  8  key
+//! ```
+//!
+//! The key is a random number that the process drew at its start. A sender who puts octets shaped
+//! like a record into a message cannot know it, so they are never taken for one, whatever damage
+//! makes recovery look for the next record inside a message.
+//!
+//! Behind a record header: the envelope (tagged fields: tag, 1 octet; length, 4; value), the
+//! message for kind 1, and zeros up to a multiple of 8.
+
+use crate::limits::{ENVELOPE_MAX_OCTETS, RECORD_MAX_OCTETS};
+use crate::smtp::QueueId;
+use crate::smtp::envelope::{BodyType, Envelope};
+
+/// Version of everything in this file; a spool with another one is refused.
+pub const FORMAT_VERSION: u32 = 1;
+/// Octets of a segment's header, and of a record's.
+pub const HEADER_OCTETS: usize = 72;
+
+const SEGMENT_MAGIC: [u8; 4] = *b"GPsg";
+const RECORD_MAGIC: [u8; 4] = *b"GPrc";
+const KIND_MESSAGE: u8 = 1;
+const KIND_SPILLED: u8 = 2;
+
+const TAG_REVERSE_PATH: u8 = 1;
+const TAG_RECIPIENT: u8 = 2;
+const TAG_BODY_TYPE: u8 = 3;
+const TAG_CLIENT: u8 = 4;
+const TAG_HELLO: u8 = 5;
+
+/// Where the octets of a message are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// In the record.
+    Inline(&'a [u8]),
+    /// In a spill file that is already on stable storage.
+    Spilled {
+        /// Octets of the file.
+        octets: u64,
+        /// CRC32C of the file.
+        crc: u32,
+    },
+}
+
+/// A message on its way into the spool.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMessage<'a> {
+    /// Its id.
+    pub id: QueueId,
+    /// Time of arrival, milliseconds since the Unix epoch.
+    pub arrived_unix_ms: u64,
+    /// Its envelope.
+    pub envelope: &'a Envelope,
+    /// The client's address.
+    pub client: std::net::IpAddr,
+    /// The argument of EHLO or HELO.
+    pub hello: &'a [u8],
+    /// The message: Received field and content.
+    pub body: Body<'a>,
+}
+
+/// A segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The shard that wrote it.
+    pub shard: u32,
+    /// Its generation: unique in the shard's directory, and growing.
+    pub generation: u64,
+    /// No lower id may be given out once this segment exists.
+    pub highest_id: QueueId,
+    /// The key of the process that wrote it.
+    pub key: u64,
+}
+
+/// A record's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Whether the message is in a spill file.
+    pub spilled: bool,
+    /// Octets of the envelope.
+    pub envelope_octets: usize,
+    /// Generation of the segment it was written to.
+    pub generation: u64,
+    /// Its place in the shard's sequence of records.
+    pub sequence: u64,
+    /// The message's id.
+    pub id: QueueId,
+    /// Time of arrival, milliseconds since the Unix epoch.
+    pub arrived_unix_ms: u64,
+    /// Octets of the message.
+    pub message_octets: u64,
+    /// CRC32C of the message.
+    pub message_crc: u32,
+    /// The key of the process that wrote it.
+    pub key: u64,
+    envelope_crc: u32,
+}
+
+/// A whole record whose checksums are right.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// Its header.
+    pub header: RecordHeader,
+    /// The encoded envelope.
+    pub envelope: &'a [u8],
+    /// The message; empty for a spilled one.
+    pub message: &'a [u8],
+}
+
+/// A stored envelope, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredEnvelope {
+    /// Reverse-path without brackets; empty is the null reverse-path.
+    pub reverse_path: String,
+    /// Forward-paths without brackets.
+    pub recipients: Vec<String>,
+    /// `BODY=`.
+    pub body_type: BodyType,
+    /// The client's address.
+    pub client: String,
+    /// The argument of EHLO or HELO.
+    pub hello: String,
+}
+
+impl SegmentHeader {
+    /// The header's octets.
+    pub fn encode(&self) -> [u8; HEADER_OCTETS] {
+        let mut out = [0; HEADER_OCTETS];
+        out[..4].copy_from_slice(&SEGMENT_MAGIC);
+        out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[12..16].copy_from_slice(&self.shard.to_le_bytes());
+        out[16..24].copy_from_slice(&self.generation.to_le_bytes());
+        out[24..32].copy_from_slice(&self.highest_id.number().to_le_bytes());
+        out[64..72].copy_from_slice(&self.key.to_le_bytes());
+        seal(&mut out);
+        out
+    }
+
+    /// Reads a header; `None` where none is, or a damaged one.
+    pub fn decode(input: &[u8]) -> Option<Self> {
+        let header = checked_header(input, SEGMENT_MAGIC)?;
+        (u32_at(header, 8) == FORMAT_VERSION).then(|| SegmentHeader {
+            shard: u32_at(header, 12),
+            generation: u64_at(header, 16),
+            highest_id: QueueId::from_number(u64_at(header, 24)),
+            key: u64_at(header, 64),
+        })
+    }
+}
+
+impl RecordHeader {
+    /// Reads a header; `None` where none is, or a damaged one.
+    pub fn decode(input: &[u8]) -> Option<Self> {
+        let header = checked_header(input, RECORD_MAGIC)?;
+        let spilled = match header[8] {
+            KIND_MESSAGE => false,
+            KIND_SPILLED => true,
+            _ => return None,
+        };
+        let header = RecordHeader {
+            spilled,
+            envelope_octets: u32_at(header, 12) as usize,
+            generation: u64_at(header, 16),
+            sequence: u64_at(header, 24),
+            id: QueueId::from_number(u64_at(header, 32)),
+            arrived_unix_ms: u64_at(header, 40),
+            message_octets: u64_at(header, 48),
+            message_crc: u32_at(header, 56),
+            envelope_crc: u32_at(header, 60),
+            key: u64_at(header, 64),
+        };
+        (header.octets() <= RECORD_MAX_OCTETS as u64).then_some(header)
+    }
+
+    fn inline_octets(&self) -> u64 {
+        if self.spilled { 0 } else { self.message_octets }
+    }
+
+    /// Octets of the whole record with its padding.
+    pub fn octets(&self) -> u64 {
+        (HEADER_OCTETS as u64 + self.envelope_octets as u64).saturating_add(self.inline_octets()).next_multiple_of(8)
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Reads the record whose header was found at the beginning of `input`; `None`: the record is
+    /// cut off or a checksum is wrong.
+    pub fn decode(header: RecordHeader, input: &'a [u8]) -> Option<Self> {
+        let envelope_end = HEADER_OCTETS + header.envelope_octets;
+        let message_end = envelope_end + usize::try_from(header.inline_octets()).ok()?;
+        let envelope = input.get(HEADER_OCTETS..envelope_end)?;
+        let message = input.get(envelope_end..message_end)?;
+        let intact = crc32c::crc32c(envelope) == header.envelope_crc
+            && (header.spilled || crc32c::crc32c(message) == header.message_crc);
+        intact.then_some(Record { header, envelope, message })
+    }
+
+    /// Takes the envelope apart; `None`: it is not what this version writes.
+    pub fn stored_envelope(&self) -> Option<StoredEnvelope> {
+        let mut found = StoredEnvelope::default();
+        let mut rest = self.envelope;
+        while let Some((&tag, after)) = rest.split_first() {
+            let (length, after) = after.split_first_chunk::<4>()?;
+            let (value, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            let text = || String::from_utf8_lossy(value).into_owned();
+            match tag {
+                TAG_REVERSE_PATH => found.reverse_path = text(),
+                TAG_RECIPIENT => found.recipients.push(text()),
+                TAG_BODY_TYPE => {
+                    found.body_type = if value == [1] { BodyType::EightBitMime } else { BodyType::SevenBit }
+                }
+                TAG_CLIENT => found.client = text(),
+                TAG_HELLO => found.hello = text(),
+                _ => return None,
+            }
+            rest = after;
+        }
+        Some(found)
+    }
+}
+
+impl NewMessage<'_> {
+    /// Appends the record to `out`, whose length must be a multiple of 8 (as records leave it).
+    pub fn encode(&self, out: &mut Vec<u8>, key: u64, generation: u64, sequence: u64) {
+        let start = out.len();
+        debug_assert_eq!(start % 8, 0, "records are aligned");
+        out.resize(start + HEADER_OCTETS, 0);
+        self.encode_envelope(out);
+        let envelope_octets = out.len() - start - HEADER_OCTETS;
+        debug_assert!(envelope_octets <= 2 * ENVELOPE_MAX_OCTETS, "the session bounds its envelope");
+        let envelope_crc = crc32c::crc32c(&out[start + HEADER_OCTETS..]);
+        let (kind, octets, crc) = match self.body {
+            Body::Inline(message) => {
+                out.extend_from_slice(message);
+                (KIND_MESSAGE, message.len() as u64, crc32c::crc32c(message))
+            }
+            Body::Spilled { octets, crc } => (KIND_SPILLED, octets, crc),
+        };
+        out.resize(out.len().next_multiple_of(8), 0);
+        let header = &mut out[start..start + HEADER_OCTETS];
+        header[..4].copy_from_slice(&RECORD_MAGIC);
+        header[8] = kind;
+        header[12..16].copy_from_slice(&u32::try_from(envelope_octets).unwrap_or(u32::MAX).to_le_bytes());
+        header[16..24].copy_from_slice(&generation.to_le_bytes());
+        header[24..32].copy_from_slice(&sequence.to_le_bytes());
+        header[32..40].copy_from_slice(&self.id.number().to_le_bytes());
+        header[40..48].copy_from_slice(&self.arrived_unix_ms.to_le_bytes());
+        header[48..56].copy_from_slice(&octets.to_le_bytes());
+        header[56..60].copy_from_slice(&crc.to_le_bytes());
+        header[60..64].copy_from_slice(&envelope_crc.to_le_bytes());
+        header[64..72].copy_from_slice(&key.to_le_bytes());
+        seal(header);
+    }
+
+    fn encode_envelope(&self, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        put(out, TAG_REVERSE_PATH, self.envelope.reverse_path());
+        for recipient in self.envelope.recipients() {
+            put(out, TAG_RECIPIENT, recipient);
+        }
+        put(out, TAG_BODY_TYPE, &[u8::from(self.envelope.body_type() == BodyType::EightBitMime)]);
+        put(out, TAG_HELLO, self.hello);
+        put(out, TAG_CLIENT, b"");
+        let value = out.len();
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "{}", self.client);
+        let octets = u32::try_from(out.len() - value).unwrap_or(u32::MAX);
+        out[value - 4..value].copy_from_slice(&octets.to_le_bytes());
+    }
+}
+
+/// Octets that a record of these parts takes at most, for planning.
+pub fn record_octets(message: &NewMessage<'_>) -> usize {
+    let envelope: usize = message.envelope.recipients().map(|path| path.len() + 5).sum();
+    let fixed = HEADER_OCTETS + message.envelope.reverse_path().len() + message.hello.len() + 96;
+    let body = if let Body::Inline(body) = message.body { body.len() } else { 0 };
+    fixed + envelope + body
+}
+
+fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
+    out.push(tag);
+    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+fn seal(header: &mut [u8]) {
+    let crc = crc32c::crc32c(&header[8..HEADER_OCTETS]);
+    header[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn checked_header(input: &[u8], magic: [u8; 4]) -> Option<&[u8; HEADER_OCTETS]> {
+    let header = input.first_chunk::<HEADER_OCTETS>()?;
+    (header[..4] == magic && u32_at(header, 4) == crc32c::crc32c(&header[8..])).then_some(header)
+}
+
+/// Where the next thing that looks like a record header begins, at or after `from`.
+pub fn find_record(segment: &[u8], from: usize) -> Option<usize> {
+    let from = from.next_multiple_of(8);
+    let finder = memchr::memmem::Finder::new(&RECORD_MAGIC);
+    let mut candidates = finder.find_iter(segment.get(from..)?).map(|offset| from + offset);
+    candidates.find(|at| at % 8 == 0 && RecordHeader::decode(&segment[*at..]).is_some())
+}
+
+fn u32_at(header: &[u8; HEADER_OCTETS], at: usize) -> u32 {
+    u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+}
+
+fn u64_at(header: &[u8; HEADER_OCTETS], at: usize) -> u64 {
+    u64::from(u32_at(header, at)) | u64::from(u32_at(header, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::address::mailbox;
+
+    fn envelope() -> Envelope {
+        let mut envelope = Envelope::default();
+        envelope.begin(mailbox(b"s@a.b").as_ref(), None, BodyType::EightBitMime);
+        assert!(envelope.add_recipient(&mailbox(b"one@c.d").expect("valid"), None));
+        assert!(envelope.add_recipient(&mailbox(b"two@e.f").expect("valid"), None));
+        envelope
+    }
+
+    fn encoded(body: Body<'_>) -> Vec<u8> {
+        let message = NewMessage {
+            id: QueueId::from_number(7),
+            arrived_unix_ms: 8,
+            envelope: &envelope(),
+            client: "192.0.2.1".parse().expect("an address"),
+            hello: b"client",
+            body,
+        };
+        let mut out = Vec::new();
+        message.encode(&mut out, 5, 3, 4);
+        assert!(out.len() <= record_octets(&message));
+        out
+    }
+
+    #[test]
+    fn record_is_read_back() {
+        let octets = encoded(Body::Inline(b"Received: x\r\n\r\nbody\r\n"));
+        assert_eq!(octets.len() % 8, 0);
+        let header = RecordHeader::decode(&octets).expect("a header");
+        assert_eq!((header.generation, header.sequence, header.id.number(), header.arrived_unix_ms), (3, 4, 7, 8));
+        assert_eq!(header.octets(), octets.len() as u64);
+        let record = Record::decode(header, &octets).expect("a record");
+        assert_eq!(record.message, b"Received: x\r\n\r\nbody\r\n");
+        let stored = record.stored_envelope().expect("an envelope");
+        assert_eq!(stored.reverse_path, "s@a.b");
+        assert_eq!(stored.recipients, ["one@c.d", "two@e.f"]);
+        assert_eq!(stored.body_type, BodyType::EightBitMime);
+        assert_eq!((stored.client.as_str(), stored.hello.as_str()), ("192.0.2.1", "client"));
+    }
+
+    #[test]
+    fn spilled_record_holds_no_message() {
+        let octets = encoded(Body::Spilled { octets: 1 << 30, crc: 9 });
+        let header = RecordHeader::decode(&octets).expect("a header");
+        assert!(header.spilled && header.message_octets == 1 << 30 && header.message_crc == 9);
+        assert_eq!(header.octets(), octets.len() as u64);
+        assert!(Record::decode(header, &octets).is_some());
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let octets = encoded(Body::Inline(b"a message of some octets\r\n"));
+        let intact =
+            |octets: &[u8]| RecordHeader::decode(octets).and_then(|header| Record::decode(header, octets)).is_some();
+        assert!(intact(&octets));
+        let header = RecordHeader::decode(&octets).expect("a header");
+        let padding = octets.len() - (HEADER_OCTETS + header.envelope_octets + 26);
+        for bit in 0..(octets.len() - padding) * 8 {
+            let mut damaged = octets.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(!intact(&damaged), "bit {bit}");
+        }
+        for cut in 0..octets.len() - padding {
+            assert!(!intact(&octets[..cut]), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn segment_header_is_read_back() {
+        let header = SegmentHeader { shard: 1, generation: 2, highest_id: QueueId::from_number(3), key: 4 };
+        let mut octets = header.encode();
+        assert_eq!(SegmentHeader::decode(&octets), Some(header));
+        octets[20] ^= 1;
+        assert_eq!(SegmentHeader::decode(&octets), None);
+        assert_eq!(SegmentHeader::decode(&octets[..10]), None);
+    }
+}

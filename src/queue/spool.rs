@@ -1,0 +1,339 @@
+//! The writing half of a shard's spool: what to write where, and who may be told that it is safe.
+//!
+//! A machine without a disk. Messages are appended to a batch; the driver takes the oldest batch,
+//! writes it in one piece, syncs, and says how that went. While it does so the next batch fills:
+//! that is the group commit, with no timer. Batches succeed or fail whole.
+//!
+//! A failed or short write, or a failed sync, poisons the segment: nothing of that batch or of the
+//! batches already stamped for that segment is acknowledged, and what comes later goes to a new
+//! segment. A failed sync is never tried again and believed: the kernel may have dropped the
+//! octets it could not write (seen with io_uring as with write(2)).
+
+use super::record::{HEADER_OCTETS, NewMessage, SegmentHeader, record_octets};
+use crate::limits::{BATCH_MAX_OCTETS, SEGMENT_MAX_OCTETS, SHARDS_MAX};
+use crate::smtp::{Durable, QueueId};
+use std::collections::VecDeque;
+
+/// Makes queue ids: growing, and unlike any that this spool has seen.
+#[derive(Debug)]
+pub struct IdSource {
+    shard: u64,
+    last_us: u64,
+}
+
+impl IdSource {
+    const SHARD_BITS: u32 = SHARDS_MAX.trailing_zeros();
+
+    /// Ids of `shard`, all greater than `highest`.
+    pub fn new(shard: u32, highest: QueueId) -> Self {
+        IdSource { shard: u64::from(shard), last_us: highest.number() >> Self::SHARD_BITS }
+    }
+
+    /// The next id; `unix_us` is microseconds since the Unix epoch. A clock that stands still or
+    /// goes back does no harm.
+    pub fn next(&mut self, unix_us: u64) -> QueueId {
+        self.last_us = unix_us.max(self.last_us + 1);
+        QueueId::from_number(self.last_us << Self::SHARD_BITS | self.shard)
+    }
+
+    /// The highest id given out.
+    pub fn highest(&self) -> QueueId {
+        QueueId::from_number(self.last_us << Self::SHARD_BITS | self.shard)
+    }
+}
+
+/// What stands for an appended message until its batch is synced.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Receipt {
+    id: QueueId,
+    batch: u64,
+}
+
+/// The fact that a batch was synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synced(u64);
+
+impl Synced {
+    /// The proof for one message of the batch; `None` for a message of another batch.
+    pub fn prove(self, receipt: &Receipt) -> Option<Durable> {
+        (receipt.batch == self.0).then(|| Durable::attest(receipt.id))
+    }
+}
+
+/// A batch to be written.
+#[derive(Debug)]
+pub struct Batch {
+    number: u64,
+    /// Generation of the segment it belongs to.
+    pub generation: u64,
+    /// Where in the segment it begins.
+    pub offset: u64,
+    /// Records, one behind the other.
+    pub octets: Vec<u8>,
+    /// How many messages they are.
+    pub messages: usize,
+}
+
+/// The writing half of one shard's spool.
+#[derive(Debug)]
+pub struct Spool {
+    shard: u32,
+    key: u64,
+    ids: IdSource,
+    next_sequence: u64,
+    next_batch: u64,
+    /// Generation that new records are stamped for.
+    generation: u64,
+    /// Where the next batch of that generation begins.
+    offset: u64,
+    capacity: u64,
+    waiting: VecDeque<Batch>,
+    in_flight: Option<(u64, u64)>,
+}
+
+/// Where a spool goes on: what recovery found, or nothing for a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Greater than every generation in the directory.
+    pub next_generation: u64,
+    /// Greater than every sequence in the directory.
+    pub next_sequence: u64,
+    /// No lower id may be given out.
+    pub highest_id: QueueId,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Resume { next_generation: 1, next_sequence: 1, highest_id: QueueId::from_number(0) }
+    }
+}
+
+impl Spool {
+    /// A spool that goes on behind what recovery found. `key` is random, and new at every start.
+    pub fn new(shard: u32, resume: Resume, key: u64) -> Self {
+        Spool {
+            shard,
+            key,
+            ids: IdSource::new(shard, resume.highest_id),
+            next_sequence: resume.next_sequence,
+            next_batch: 0,
+            generation: resume.next_generation,
+            offset: HEADER_OCTETS as u64,
+            capacity: SEGMENT_MAX_OCTETS,
+            waiting: VecDeque::new(),
+            in_flight: None,
+        }
+    }
+
+    /// An id for a message that begins to arrive.
+    pub fn next_id(&mut self, unix_us: u64) -> QueueId {
+        self.ids.next(unix_us)
+    }
+
+    /// The header of a segment with this generation.
+    pub fn segment_header(&self, generation: u64) -> SegmentHeader {
+        SegmentHeader { shard: self.shard, generation, highest_id: self.ids.highest(), key: self.key }
+    }
+
+    /// Generation that new records are stamped for.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Octets of the current segment that are taken, written or not.
+    pub fn segment_used_octets(&self) -> u64 {
+        self.offset
+    }
+
+    /// A segment turned out smaller than the usual.
+    pub fn segment_opened(&mut self, generation: u64, capacity: u64) {
+        if generation == self.generation {
+            self.capacity = capacity;
+        }
+    }
+
+    /// Appends a message to the batch that is filling.
+    pub fn append(&mut self, message: &NewMessage<'_>) -> Receipt {
+        let octets = record_octets(message);
+        if self.offset + octets as u64 > self.capacity && self.offset > HEADER_OCTETS as u64 {
+            self.start_segment();
+        }
+        let fits =
+            |batch: &Batch| batch.generation == self.generation && batch.octets.len() + octets <= BATCH_MAX_OCTETS;
+        if !self.waiting.back().is_some_and(fits) {
+            self.waiting.push_back(Batch {
+                number: self.next_batch,
+                generation: self.generation,
+                offset: self.offset,
+                octets: Vec::with_capacity(octets),
+                messages: 0,
+            });
+            self.next_batch += 1;
+        }
+        let Some(batch) = self.waiting.back_mut() else { unreachable!("a batch was pushed if there was none") };
+        let before = batch.octets.len();
+        message.encode(&mut batch.octets, self.key, batch.generation, self.next_sequence);
+        batch.messages += 1;
+        self.offset += (batch.octets.len() - before) as u64;
+        self.next_sequence += 1;
+        Receipt { id: message.id, batch: batch.number }
+    }
+
+    fn start_segment(&mut self) {
+        self.generation += 1;
+        self.offset = HEADER_OCTETS as u64;
+        self.capacity = SEGMENT_MAX_OCTETS;
+    }
+
+    /// The oldest batch, to be written and synced; one at a time.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let batch = self.waiting.pop_front()?;
+        self.in_flight = Some((batch.number, batch.generation));
+        Some(batch)
+    }
+
+    /// Whether a batch waits to be taken.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The batch in flight was written whole and a sync begun after that has succeeded.
+    pub fn synced(&mut self) -> Option<Synced> {
+        self.in_flight.take().map(|(number, _)| Synced(number))
+    }
+
+    /// The batch in flight could not be made durable. Returns the numbers of all batches that fail
+    /// with it: those stamped for the same segment.
+    pub fn failed(&mut self) -> Vec<u64> {
+        let Some((number, generation)) = self.in_flight.take() else { return Vec::new() };
+        let mut failed = vec![number];
+        self.waiting.retain(|batch| {
+            let poisoned = batch.generation == generation;
+            if poisoned {
+                failed.push(batch.number);
+            }
+            !poisoned
+        });
+        if self.generation == generation {
+            self.start_segment();
+        }
+        failed
+    }
+
+    /// The number of the batch that a receipt waits for.
+    pub fn batch_of(receipt: &Receipt) -> u64 {
+        receipt.batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Body, Record, RecordHeader};
+    use super::*;
+    use crate::smtp::envelope::{BodyType, Envelope};
+
+    fn append(spool: &mut Spool, body: &[u8]) -> Receipt {
+        let mut envelope = Envelope::default();
+        envelope.begin(None, None, BodyType::SevenBit);
+        let id = spool.next_id(0);
+        let client = "192.0.2.1".parse().expect("an address");
+        spool.append(&NewMessage {
+            id,
+            arrived_unix_ms: 0,
+            envelope: &envelope,
+            client,
+            hello: b"",
+            body: Body::Inline(body),
+        })
+    }
+
+    #[test]
+    fn ids_grow_whatever_the_clock_does() {
+        let mut ids = IdSource::new(5, QueueId::from_number(1000 << 10));
+        let given: Vec<QueueId> = [2000, 2000, 1, 5000].map(|unix_us| ids.next(unix_us)).to_vec();
+        assert!(given.is_sorted());
+        assert_eq!(
+            given.iter().map(|id| (id.number() >> 10, id.number() & 1023)).collect::<Vec<_>>(),
+            [(2000, 5), (2001, 5), (2002, 5), (5000, 5)]
+        );
+    }
+
+    #[test]
+    fn what_is_appended_during_a_write_goes_with_the_next() {
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        let first = append(&mut spool, b"one");
+        let batch = spool.take_batch().expect("a batch");
+        assert_eq!((batch.offset, batch.messages), (HEADER_OCTETS as u64, 1));
+        let second = append(&mut spool, b"two");
+        let third = append(&mut spool, b"three");
+        assert!(spool.take_batch().is_none(), "one batch at a time");
+        let synced = spool.synced().expect("a batch was in flight");
+        assert!(synced.prove(&first).is_some());
+        assert!(synced.prove(&second).is_none(), "not covered by that sync");
+        let next = spool.take_batch().expect("a batch");
+        assert_eq!(next.messages, 2);
+        assert_eq!(next.offset, batch.offset + batch.octets.len() as u64);
+        let synced = spool.synced().expect("in flight");
+        assert!(synced.prove(&second).is_some() && synced.prove(&third).is_some());
+        assert!(spool.synced().is_none());
+    }
+
+    #[test]
+    fn a_failure_poisons_the_segment() {
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        append(&mut spool, b"one");
+        let batch = spool.take_batch().expect("a batch");
+        append(&mut spool, b"two");
+        assert_eq!(spool.failed(), [0, 1]);
+        assert!(!spool.has_waiting());
+        let third = append(&mut spool, b"three");
+        let next = spool.take_batch().expect("a batch");
+        assert_eq!((next.generation, next.offset), (batch.generation + 1, HEADER_OCTETS as u64));
+        assert!(spool.synced().expect("in flight").prove(&third).is_some());
+    }
+
+    #[test]
+    fn segments_and_batches_are_bounded() {
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        let body = vec![b'x'; 256 * 1024];
+        let total = 3 * SEGMENT_MAX_OCTETS / body.len() as u64;
+        let mut expected_sequence = 1;
+        let mut generations = Vec::new();
+        for _ in 0..total {
+            append(&mut spool, &body);
+        }
+        while let Some(batch) = spool.take_batch() {
+            assert!(batch.octets.len() <= BATCH_MAX_OCTETS);
+            assert!(batch.offset + batch.octets.len() as u64 <= SEGMENT_MAX_OCTETS);
+            if generations.last() != Some(&batch.generation) {
+                assert_eq!(batch.offset, HEADER_OCTETS as u64);
+                generations.push(batch.generation);
+            }
+            let mut at = 0;
+            while at < batch.octets.len() {
+                let header = RecordHeader::decode(&batch.octets[at..]).expect("a record");
+                assert!(Record::decode(header, &batch.octets[at..]).is_some());
+                assert_eq!((header.generation, header.sequence), (batch.generation, expected_sequence));
+                expected_sequence += 1;
+                at += header.octets() as usize;
+            }
+            spool.synced();
+        }
+        assert_eq!(expected_sequence, total + 1);
+        assert_eq!(generations, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_small_segment_is_left_sooner() {
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        append(&mut spool, &[b'x'; 1000]);
+        let batch = spool.take_batch().expect("a batch");
+        spool.segment_opened(batch.generation, 2000);
+        spool.synced();
+        append(&mut spool, &[b'x'; 1000]);
+        assert_eq!(spool.take_batch().expect("a batch").generation, batch.generation + 1);
+    }
+}

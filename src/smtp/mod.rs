@@ -1,0 +1,29 @@
+//! The protocol, pure: RFC 5321 and its extensions as [MS-OXSMTP] asks for them.
+//!
+//! Lives here: everything that can be said about octets without a socket, a clock or a file. May
+//! use `limits` only. On bad input nothing fails: the peer gets a reply of the one table in
+//! [`reply`], and at worst the session ends.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`line`] | command lines in the input |
+//! | [`command`] | verbs and arguments |
+//! | [`address`] | paths and mailboxes |
+//! | [`envelope`] | what a transaction gathers |
+//! | [`data`] | the content of DATA, streaming |
+//! | [`Durable`], [`QueueId`] | the proof behind the 250, and its id |
+//! | [`header`] | the Received field |
+//! | [`reply`] | every reply |
+//! | [`server`] | the receiving session |
+
+pub mod address;
+pub mod command;
+pub mod data;
+mod durable;
+pub mod envelope;
+pub mod header;
+pub mod line;
+pub mod reply;
+pub mod server;
+
+pub use durable::{Durable, QUEUE_ID_OCTETS, QueueId, QueueIdText};

@@ -1,0 +1,234 @@
+//! The one table of replies: every text this server can say, and what follows from saying it.
+//!
+//! A reply is `code SP enhanced-code SP text` CRLF (RFC 5321 section 4.2, RFC 2034); the banner,
+//! EHLO/HELO answers, 334 and 354 carry no enhanced code. Texts are those of [MS-OXSMTP] 4.0
+//! sections 3.2.5 and 3.2.7, exact to the byte. Handlers name a [`Reply`]; nobody else spells one.
+
+/// What a reply means for the count of protocol errors ([MS-OXSMTP] ProtocolViolationCount).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Not the peer's mistake, or a policy refusal.
+    None,
+    /// A protocol error: counts towards `--max-protocol-errors`.
+    ProtocolError,
+}
+
+/// Whether the session goes on after a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The session goes on.
+    Stay,
+    /// The reply is the session's last; it is half-closed and drained.
+    Close,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The whole line without CRLF.
+    pub text: &'static str,
+    /// Whether it counts as a protocol error.
+    pub weight: Weight,
+    /// Whether it ends the session.
+    pub after: After,
+    /// The label of `gatepost_refusals_total` that a refusal is counted under; `None` for replies
+    /// that refuse nothing.
+    pub reason: Option<&'static str>,
+}
+
+macro_rules! replies {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $weight:ident, $after:ident, $reason:expr;)*) => {
+        /// A fixed reply. Its row is [`Reply::row`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reply { $($(#[$doc])* $name,)* }
+
+        impl Reply {
+            /// Every reply, in the order of the table.
+            pub const ALL: &'static [Reply] = &[$(Reply::$name,)*];
+
+            /// This reply's row of the table.
+            pub const fn row(self) -> &'static Row {
+                match self {
+                    $(Reply::$name => &Row {
+                        text: $text, weight: Weight::$weight, after: After::$after, reason: $reason,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+replies! {
+    // Success (CONFORMANCE I).
+    /// MAIL accepted.
+    SenderOk = "250 2.1.0 Sender OK", None, Stay, None;
+    /// RCPT accepted.
+    RecipientOk = "250 2.1.5 Recipient OK", None, Stay, None;
+    /// DATA: go ahead.
+    StartMail = "354 Start mail input; end with <CRLF>.<CRLF>", None, Stay, None;
+    /// RSET.
+    Resetting = "250 2.0.0 Resetting", None, Stay, None;
+    /// NOOP.
+    Ok = "250 2.0.0 OK", None, Stay, None;
+    /// VRFY with an argument.
+    CannotVerify = "252 2.1.5 Cannot VRFY user", None, Stay, None;
+    /// HELP.
+    Help = "214 2.0.0 This is Gatepost; commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",
+        None, Stay, None;
+    /// QUIT.
+    Closing = "221 2.0.0 Service closing transmission channel", None, Close, None;
+
+    // Syntax (RFC 5321 section 4.2.4, CONFORMANCE B6, B7, "Lines").
+    /// A verb nobody knows.
+    UnrecognizedCommand = "500 5.3.3 Unrecognized command", ProtocolError, Stay, Some("command_unrecognized");
+    /// A line with a bare CR, bare LF or NUL inside.
+    SyntaxError = "500 5.5.2 Syntax error", ProtocolError, Stay, Some("syntax_error");
+    /// A command line longer than the limit.
+    LineTooLong = "500 5.5.2 Line too long", ProtocolError, Stay, Some("line_too_long");
+    /// Arguments where none are allowed, or bad ones; unknown extension parameters (C7).
+    InvalidArguments = "501 5.5.4 Invalid arguments", ProtocolError, Stay, Some("invalid_arguments");
+    /// An unparseable BDAT: its octets cannot be told from commands (G4).
+    InvalidChunk = "501 5.5.4 Invalid arguments", ProtocolError, Close, Some("invalid_arguments");
+    /// EHLO or HELO without a usable argument (B6).
+    InvalidHelloDomain = "501 5.5.4 Invalid domain name", ProtocolError, Stay, Some("invalid_hello");
+    /// An extension that is switched off, EXPN, AUTH without users, STARTTLS without a certificate.
+    NotImplemented = "502 5.5.1 Command not implemented", ProtocolError, Stay, Some("command_not_implemented");
+
+    // Sequence (C1, C2, C4, C12, C13).
+    /// MAIL, RCPT, DATA and others before EHLO or HELO.
+    HelloFirst = "503 5.5.2 Send hello first", ProtocolError, Stay, Some("hello_first");
+    /// A second MAIL in one transaction.
+    SenderAlreadySpecified = "503 5.5.2 Sender already specified", ProtocolError, Stay, Some("sender_already_specified");
+    /// RCPT or DATA without MAIL.
+    NeedMail = "503 5.5.2 Need mail command", ProtocolError, Stay, Some("need_mail");
+    /// The same, following only from a refused MAIL: no error of its own (E7).
+    NeedMailAfterRefusal = "503 5.5.2 Need mail command", None, Stay, Some("need_mail");
+    /// DATA without an accepted recipient.
+    NeedRecipient = "503 5.5.2 Need rcpt command", ProtocolError, Stay, Some("need_recipient");
+    /// The same, following only from refused recipients: no error of its own (E7).
+    NeedRecipientAfterRefusal = "503 5.5.2 Need rcpt command", None, Stay, Some("need_recipient");
+
+    // MAIL and RCPT (C5 to C19).
+    /// MAIL without `FROM:`, RCPT without `TO:`.
+    UnrecognizedParameter = "501 5.5.4 Unrecognized parameter", ProtocolError, Stay, Some("unrecognized_parameter");
+    /// The reverse-path does not parse.
+    InvalidSender = "501 5.1.7 Invalid address", None, Stay, Some("invalid_sender");
+    /// The forward-path does not parse, or is null.
+    InvalidRecipient = "501 5.1.3 Invalid address", None, Stay, Some("invalid_recipient");
+    /// An unqualified address and no `--default-domain` (C11): configuration, not a protocol error.
+    CannotQualify = "501 5.5.4 Invalid arguments", None, Stay, Some("unqualified_address");
+    /// SIZE= at MAIL, or the data, exceeds the limit (E6).
+    MessageTooLarge = "552 5.3.4 Message size exceeds fixed maximum message size", None, Stay, Some("message_size");
+    /// Storage or memory is short (C6, E8, a failed commit).
+    InsufficientResources = "452 4.3.1 Insufficient system resources", None, Stay, Some("resources");
+    /// The recipient is neither accepted here nor may the client relay (C19).
+    UnableToRelay = "550 5.7.1 Unable to relay", None, Stay, Some("relay_denied");
+    /// More accepted recipients than the limit (C17); the transaction goes on.
+    TooManyRecipients = "452 4.5.3 Too many recipients", None, Stay, Some("too_many_recipients");
+
+    // Events and timers (D, E): all end the session.
+    /// MessageRateLimitExceeded (E4).
+    RateExceeded = "421 4.4.2 Message submission rate for this client has exceeded the configured limit",
+        None, Close, Some("message_rate");
+    /// ProtocolViolationCount (E7).
+    TooManyErrors = "421 4.7.0 Too many errors on this connection, closing transmission channel",
+        None, Close, Some("protocol_errors");
+    /// ConnectionTimeOut (D1).
+    ConnectionTimedOut = "421 4.4.1 Connection timed out", None, Close, Some("connection_timeout");
+    /// ConnectionInactivityTimeOut (D2).
+    InactivityTimedOut = "451 4.7.0 Timeout waiting for client input", None, Close, Some("inactivity_timeout");
+    /// The server is shutting down.
+    ShuttingDown = "421 4.3.2 Service shutting down", None, Close, Some("shutdown");
+    /// ConnectionCountExceeded (E11).
+    TooManyConnections =
+        "421 4.3.2 The maximum number of concurrent server connections has exceeded a limit, closing transmission channel",
+        None, Close, Some("connections_total");
+    /// ConnectionCountPerSource (E12).
+    TooManyConnectionsFromSource =
+        "421 4.3.2 The maximum number of concurrent connections has exceeded a limit, closing transmission channel",
+        None, Close, Some("connections_per_source");
+}
+
+impl Reply {
+    /// The whole line without CRLF.
+    pub const fn text(self) -> &'static str {
+        self.row().text
+    }
+
+    /// Appends the line with CRLF.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.text().as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The banner, `220 <fqdn> ESMTP Gatepost ready`.
+pub fn banner(out: &mut Vec<u8>, hostname: &str) {
+    out.extend_from_slice(b"220 ");
+    out.extend_from_slice(hostname.as_bytes());
+    out.extend_from_slice(b" ESMTP Gatepost ready\r\n");
+}
+
+/// The acceptance of a message: `250 2.6.0 <queue-id> Queued mail for delivery`.
+pub fn queued(out: &mut Vec<u8>, queue_id: &str) {
+    out.extend_from_slice(b"250 2.6.0 ");
+    out.extend_from_slice(queue_id.as_bytes());
+    out.extend_from_slice(b" Queued mail for delivery\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_a_reply() {
+        for reply in Reply::ALL {
+            let text = reply.text();
+            assert!(text.is_ascii() && !text.contains(['\r', '\n']), "{text}");
+            let (code, rest) = text.split_once(' ').expect("a code and a text");
+            assert_eq!(code.len(), 3, "{text}");
+            assert!(code.starts_with(['2', '3', '4', '5']), "{text}");
+            if code != "354" {
+                let (enhanced, words) = rest.split_once(' ').expect("an enhanced code");
+                assert_eq!(enhanced.split('.').count(), 3, "{text}");
+                assert_eq!(enhanced.as_bytes()[0], code.as_bytes()[0], "{text}");
+                assert!(!words.is_empty(), "{text}");
+            }
+            // RFC 5321 section 4.5.3.1.5: a reply line is at most 512 octets.
+            assert!(text.len() <= 510, "{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_have_a_reason_and_successes_have_none() {
+        for reply in Reply::ALL {
+            let refused = matches!(reply.text().as_bytes()[0], b'4' | b'5');
+            assert_eq!(refused, reply.row().reason.is_some(), "{}", reply.text());
+        }
+    }
+
+    #[test]
+    fn protocol_errors_are_those_of_the_document() {
+        // [MS-OXSMTP] ProtocolViolationCount: 5yz with 5.5.x or 5.3.3, save the listed exceptions.
+        for reply in Reply::ALL {
+            let row = reply.row();
+            let counted = row.weight == Weight::ProtocolError;
+            let shaped =
+                row.text.starts_with('5') && (row.text[4..].starts_with("5.5.") || row.text[4..].starts_with("5.3.3"));
+            let excepted =
+                matches!(reply, Reply::NeedMailAfterRefusal | Reply::NeedRecipientAfterRefusal | Reply::CannotQualify);
+            assert_eq!(counted, shaped && !excepted, "{}", row.text);
+        }
+    }
+
+    #[test]
+    fn ends_of_sessions() {
+        for reply in Reply::ALL {
+            let row = reply.row();
+            let closes = row.text.starts_with("421")
+                || row.text.starts_with("221")
+                || matches!(reply, Reply::InactivityTimedOut | Reply::InvalidChunk);
+            assert_eq!(row.after == After::Close, closes, "{}", row.text);
+        }
+    }
+}
