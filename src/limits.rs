@@ -104,6 +104,19 @@ pub const SPILL_WRITE_OCTETS: usize = BODY_IN_MEMORY_MAX_OCTETS;
 /// Largest record: envelope and body of a message held in memory, plus headers.
 pub const RECORD_MAX_OCTETS: usize = MB;
 
+// --- the machine --------------------------------------------------------------------------------
+
+/// What glommio asks of RLIMIT_MEMLOCK, whoever runs it.
+pub const MEMLOCK_MIN_OCTETS: u64 = 512 * KB as u64;
+/// What the three rings of a shard take of it.
+pub const MEMLOCK_PER_SHARD_OCTETS: u64 = MB as u64;
+/// Scrapes served at once.
+pub const METRICS_CONNECTIONS_MAX: usize = 32;
+/// How long a scraper may take to send its request.
+pub const METRICS_REQUEST_MS: u64 = 10_000;
+/// How often gathered histogram samples are tidied.
+pub const METRICS_UPKEEP_MS: u64 = 5_000;
+
 // --- drain --------------------------------------------------------------------------------------
 
 /// How long sessions in a transaction may go on after SIGTERM.

@@ -1,1 +1,264 @@
-fn main() {}
+//! The `gatepost` program: arguments, preflight, threads, exit code.
+
+use clap::Parser;
+use gatepost::config::Config;
+use gatepost::config::options::{Cli, Command, ServeOptions};
+use gatepost::control::Control;
+use gatepost::control::preflight::{self, Binding, ExitCode, Failure};
+use gatepost::queue::recover::{self, Found};
+use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
+use gatepost::shard::{self, Doorbell, Shared, Stage, Start};
+use gatepost::{cmd, metrics};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use mimalloc::MiMalloc;
+use std::io::{self, BufWriter, Write};
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap prints both kinds where they belong.
+            let _ = error.print();
+            return if error.use_stderr() {
+                process::ExitCode::from(ExitCode::Usage as u8)
+            } else {
+                process::ExitCode::SUCCESS
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(options) => serve(*options),
+        Command::Queue(command) => cmd::queue::run(command, &mut BufWriter::new(io::stdout().lock())),
+    };
+    match result {
+        Ok(()) => process::ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("gatepost: {failure}");
+            process::ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn serve(options: ServeOptions) -> Result<(), Failure> {
+    let machine = rustix::system::uname();
+    let config = Config::new(options, &machine.nodename().to_string_lossy(), |path| std::fs::read_to_string(path));
+    let config = Arc::new(config.map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?);
+    let cores = cores();
+    let shards = config.shards.unwrap_or(cores.len());
+
+    preflight::check_io_uring()?;
+    preflight::check_locked_memory(shards)?;
+    preflight::check_descriptors(&config, shards)?;
+    let spool = SpoolDirectory::open(&config.spool)?;
+    let bindings = preflight::bind(&config.listen, shards)?;
+    let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
+    let (directories, found) = recover(&spool, shards)?;
+    let recorder = install_recorder()?;
+
+    say_what_it_does(&config, shards, &spool, &bindings, metrics_listener.as_ref(), &found);
+    let shared = Arc::new(Shared::new(&config.limits));
+    let doorbells =
+        (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
+    start_control(Control {
+        shared: shared.clone(),
+        doorbells: doorbells.clone(),
+        metrics_listener,
+        recorder,
+        drain_timeout: config.drain_timeout,
+    })?;
+
+    let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+    for binding in bindings {
+        for (shard, socket) in binding.sockets.into_iter().enumerate() {
+            listeners[shard].push(socket);
+        }
+    }
+    let (ended, endings) = mpsc::channel();
+    let parts = directories.into_iter().zip(found).zip(listeners).zip(doorbells);
+    for (number, (((directory, found), listeners), doorbell)) in parts.enumerate() {
+        let start = Start {
+            number,
+            core: cores[number % cores.len()],
+            listeners,
+            directory,
+            resume: found.resume,
+            key: getrandom::u64()
+                .map_err(|error| Failure::new(ExitCode::OsError, format!("no random numbers: {error}")))?,
+            config: config.clone(),
+            shared: shared.clone(),
+            doorbell,
+        };
+        let ended = ended.clone();
+        let run = move || {
+            let result = catch_unwind(AssertUnwindSafe(|| shard::run(start)));
+            // The receiver outlives the threads.
+            let _ = ended.send((number, result));
+        };
+        thread::Builder::new().name(format!("shard-{number}")).spawn(run).map_err(|error| os_failure(&error))?;
+    }
+    for _ in 0..shards {
+        let Ok((number, result)) = endings.recv() else { break };
+        let cause = match result {
+            Ok(Ok(())) if shared.stage() != Stage::Serving => continue,
+            Ok(Ok(())) => "it returned".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked, see above".to_owned(),
+        };
+        return Err(Failure::new(
+            ExitCode::Software,
+            format!("shard {number} has ended: {cause}; what was acknowledged is in the spool, start again"),
+        ));
+    }
+    println!("drained: {} messages are queued", queued(&spool)?);
+    Ok(())
+}
+
+/// The cores this process may run on.
+fn cores() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+fn os_failure(error: &io::Error) -> Failure {
+    Failure::new(ExitCode::OsError, error.to_string())
+}
+
+/// Recovers every shard directory of the spool, also those beyond today's number of shards.
+/// Returns the directories of today's shards, and what each holds; behind them what orphans hold.
+fn recover(spool: &SpoolDirectory, shards: usize) -> Result<(Vec<Directory>, Vec<Found>), Failure> {
+    let mut directories = (0..shards).map(|shard| spool.shard(shard)).collect::<Result<Vec<_>, _>>()?;
+    let today = directories.len();
+    let known: Vec<_> = directories.iter().map(|directory| directory.path().to_owned()).collect();
+    directories.extend(
+        shard_directories(spool.path())?.into_iter().filter(|directory| !known.contains(&directory.path().to_owned())),
+    );
+    let results = thread::scope(|scope| {
+        let threads: Vec<_> = directories
+            .iter_mut()
+            .map(|directory| scope.spawn(|| (recover::recover(directory), directory.path().to_owned())))
+            .collect();
+        threads.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
+    let mut all = Vec::new();
+    for result in results {
+        let Ok((result, path)) = result else {
+            return Err(Failure::new(ExitCode::Software, "recovery of the spool panicked, see above"));
+        };
+        let found = result
+            .map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {}: {error}", path.display())))?;
+        for damage in &found.damage {
+            eprintln!("gatepost: {}/{damage}", path.display());
+        }
+        all.push(found);
+    }
+    directories.truncate(today);
+    Ok((directories, all))
+}
+
+fn queued(spool: &SpoolDirectory) -> Result<u64, Failure> {
+    let mut messages = 0;
+    for directory in shard_directories(spool.path())? {
+        let found =
+            recover::read(&directory, |_| ()).map_err(|error| Failure::new(ExitCode::IoError, error.to_string()))?;
+        messages += found.messages;
+    }
+    Ok(messages)
+}
+
+fn install_recorder() -> Result<PrometheusHandle, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(ExitCode::Software, format!("metrics: {error}"));
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(metrics::COMMIT_SECONDS.to_owned()), metrics::COMMIT_SECONDS_BUCKETS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(
+                Matcher::Full(metrics::COMMIT_MESSAGES.to_owned()),
+                metrics::COMMIT_MESSAGES_BUCKETS,
+            )
+        })
+        .map_err(|error| failed(&error))?
+        .install_recorder()
+        .map_err(|error| failed(&error))?;
+    metrics::describe();
+    ::metrics::gauge!(metrics::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+    Ok(handle)
+}
+
+fn start_control(control: Control) -> Result<(), Failure> {
+    let (ready, started) = mpsc::channel::<()>();
+    let run = move || {
+        if let Err(error) = control.run(move || drop(ready)) {
+            eprintln!("gatepost: the control thread has ended: {error}");
+            process::exit(i32::from(ExitCode::OsError as u8));
+        }
+    };
+    thread::Builder::new().name("control".to_owned()).spawn(run).map_err(|error| os_failure(&error))?;
+    // Ends when the sender is dropped: from then on signals drain.
+    let _ = started.recv();
+    Ok(())
+}
+
+/// The start-up lines: what it listens on, what it accepts, where it spools.
+fn say_what_it_does(
+    config: &Config,
+    shards: usize,
+    spool: &SpoolDirectory,
+    bindings: &[Binding],
+    metrics_listener: Option<&TcpListener>,
+    found: &[Found],
+) {
+    let out = &mut io::stdout().lock();
+    let _ = write_what_it_does(out, config, shards, spool, bindings, metrics_listener, found);
+    let _ = out.flush();
+    let (messages, octets) = in_queue(found);
+    ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(messages as f64);
+    ::metrics::gauge!(metrics::QUEUE_BYTES).set(octets as f64);
+}
+
+fn in_queue(found: &[Found]) -> (u64, u64) {
+    found.iter().fold((0, 0), |(messages, octets), found| (messages + found.messages, octets + found.octets))
+}
+
+fn write_what_it_does(
+    out: &mut impl Write,
+    config: &Config,
+    shards: usize,
+    spool: &SpoolDirectory,
+    bindings: &[Binding],
+    metrics_listener: Option<&TcpListener>,
+    found: &[Found],
+) -> io::Result<()> {
+    writeln!(out, "gatepost {}: {}, {shards} shards", env!("CARGO_PKG_VERSION"), config.hostname)?;
+    for binding in bindings {
+        writeln!(out, "listening on {}", binding.address)?;
+    }
+    if bindings.is_empty() {
+        writeln!(out, "listening nowhere (--listen none)")?;
+    }
+    match config.accepted_domains.len() {
+        0 => writeln!(out, "accepting mail for <Postmaster> only: name domains with --accept-domain")?,
+        1..=5 => {
+            let names: Vec<String> = config.accepted_domains.iter().map(|domain| domain.to_string()).collect();
+            writeln!(out, "accepting mail for {}", names.join(", "))?;
+        }
+        count => writeln!(out, "accepting mail for {count} domains")?,
+    }
+    let (messages, octets) = in_queue(found);
+    writeln!(out, "spooling to {} ({messages} messages, {octets} octets are queued)", spool.path().display())?;
+    writeln!(out, "holding mail in the queue: this version does not deliver yet")?;
+    if let Some(address) = metrics_listener.and_then(|listener| listener.local_addr().ok()) {
+        writeln!(out, "metrics at http://{address}/metrics")?;
+    }
+    if !config.inactive.is_empty() {
+        writeln!(out, "not active yet in this version: {}", config.inactive.join(", "))?;
+    }
+    Ok(())
+}

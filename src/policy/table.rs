@@ -256,7 +256,7 @@ const COUNT_BITS: u32 = 24;
 const START_BITS: u32 = 40;
 /// Most messages a window can count.
 const COUNT_MAX: u32 = (1 << COUNT_BITS) - 1;
-/// The bits of a time that a packed window keeps.
+/// The bits of a time that a packed window keeps; ages are computed within them.
 const START_MASK: u64 = (1 << START_BITS) - 1;
 /// Ages from here on are negative (serial numbers as in RFC 1982): the reader's clock lags behind
 /// the window's start. A slot left alone for 17.4 years is misread so once, as not yet over.
@@ -272,7 +272,7 @@ const _: () = {
 /// When a window began and how many messages it holds.
 #[derive(Clone, Copy)]
 struct Window {
-    /// Modulo 2^40.
+    /// On the caller's clock; modulo 2^40 once unpacked.
     start_ms: u64,
     /// At most [`COUNT_MAX`].
     count: u32,
@@ -281,7 +281,7 @@ struct Window {
 impl Window {
     /// A window that begins now, with its first message.
     fn first(now_ms: u64) -> Self {
-        Self { start_ms: now_ms & START_MASK, count: 1 }
+        Self { start_ms: now_ms, count: 1 }
     }
 
     /// The caller has compared the count with a cap of at most [`COUNT_MAX`].
@@ -295,6 +295,7 @@ impl Window {
     }
 
     fn pack(self) -> u64 {
+        // The shift drops what the start has beyond its 40 bits.
         self.start_ms << COUNT_BITS | u64::from(self.count)
     }
 

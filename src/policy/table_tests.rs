@@ -4,6 +4,7 @@
 use super::table::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -156,9 +157,11 @@ fn connections_under_contention() {
     const CAP: u32 = 3;
     let (total, table) = (ConnectionCounter::new(), ConnectionTable::new(SLOTS));
     let (inside, admitted) = (AtomicU32::new(0), AtomicU32::new(0));
+    let start = Barrier::new(THREADS as usize);
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
+                start.wait();
                 for round in 0..ROUNDS {
                     if !total.try_acquire(CAP) {
                         continue;
@@ -189,9 +192,11 @@ fn exactly_the_cap_under_contention() {
     const CAP: u32 = THREADS * ROUNDS / 2;
     let (connections, rate) = (ConnectionTable::new(SLOTS), RateTable::new(SLOTS));
     let (opened, counted) = (AtomicU32::new(0), AtomicU32::new(0));
+    let start = Barrier::new(THREADS as usize);
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
+                start.wait();
                 for _ in 0..ROUNDS {
                     let open = connections.try_acquire(slot(9), CAP);
                     opened.fetch_add(open.into(), Ordering::Relaxed);
@@ -213,10 +218,12 @@ fn rates_under_contention_with_unequal_clocks() {
     const WINDOW_MS: u32 = 50;
     let rate = RateTable::with_window(SLOTS, WINDOW_MS);
     let counted = AtomicU32::new(0);
+    let start = Barrier::new(THREADS as usize);
     thread::scope(|scope| {
         for lag_ms in 0..THREADS {
-            let (rate, counted) = (&rate, &counted);
+            let (rate, counted, start) = (&rate, &counted, &start);
             scope.spawn(move || {
+                start.wait();
                 for round in 0..ROUNDS {
                     let now_ms = u64::from(1000 + round / 4 - lag_ms * 7);
                     let count = rate.try_count(slot(1), now_ms, CAP);

@@ -395,9 +395,10 @@ impl Session {
         }
     }
 
-    /// The server is shutting down: ends the session unless it is in a transaction.
-    pub fn handle_shutdown(&mut self) {
-        if !self.in_transaction() && !self.is_closed() {
+    /// The server is shutting down: ends the session if no transaction is open, or at once when
+    /// it can wait no longer. A message being committed is answered first.
+    pub fn handle_shutdown(&mut self, at_once: bool) {
+        if !self.is_closed() && !self.owes_reply() && (at_once || !self.in_transaction()) {
             self.reply(Reply::ShuttingDown);
         }
     }

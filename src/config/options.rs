@@ -1,0 +1,144 @@
+//! The table of options: `--help` is generated from it.
+
+use super::units;
+use crate::limits;
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Gatepost, a mail edge gateway.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about = "A mail edge gateway: accepts SMTP at high rate, enforces limits, spools every message durably."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway in the foreground until SIGTERM or SIGINT.
+    Serve(Box<ServeOptions>),
+    /// Look into the queue.
+    #[command(subcommand)]
+    Queue(QueueCommand),
+}
+
+/// `gatepost queue ...`
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// List the queued messages: id, arrival, octets, reverse-path, recipients.
+    List(SpoolOption),
+    /// Print a message as it was stored: one Received field, then what the client sent.
+    Cat {
+        /// Which spool.
+        #[command(flatten)]
+        spool: SpoolOption,
+        /// The queue id, as in the 250 reply; repeatable.
+        #[arg(required_unless_present = "all")]
+        ids: Vec<String>,
+        /// Print every queued message, each ended by a NUL octet.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+}
+
+/// Which spool to read.
+#[derive(Debug, Args)]
+pub struct SpoolOption {
+    /// The spool directory; it may be in use.
+    #[arg(long, value_name = "DIR", default_value = "./gatepost-spool")]
+    pub spool: PathBuf,
+}
+
+/// `gatepost serve ...`
+#[derive(Debug, Args)]
+pub struct ServeOptions {
+    /// Address and port to accept SMTP on, IPv4 or [IPv6] ([::]:PORT takes both), or `none`; repeatable.
+    #[arg(long, value_name = "ADDR:PORT|none", default_value = "127.0.0.1:2525")]
+    pub listen: Vec<String>,
+    /// This server's fully qualified domain name, for the banner and Received fields. [default: the machine's]
+    #[arg(long, value_name = "FQDN")]
+    pub hostname: Option<String>,
+    /// How many shards, each pinned to a core. [default: the cores this process may use]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+    /// A domain to accept mail for; `.example.org` stands for all its subdomains; repeatable.
+    #[arg(long, value_name = "DOMAIN")]
+    pub accept_domain: Vec<String>,
+    /// A file of such domains, one a line; `#` begins a comment.
+    #[arg(long, value_name = "FILE")]
+    pub accept_domains_file: Option<PathBuf>,
+    /// Addresses whose clients may send to any domain; repeatable.
+    #[arg(long, value_name = "CIDR")]
+    pub relay_from: Vec<String>,
+    /// Completes addresses without a domain; without it they are refused.
+    #[arg(long, value_name = "DOMAIN")]
+    pub default_domain: Option<String>,
+    /// Most inbound connections of the whole process; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX_DEFAULT)]
+    pub max_connections: u32,
+    /// Most connections from one address; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_PER_SOURCE_MAX_DEFAULT)]
+    pub max_connections_per_source: u32,
+    /// Most messages a minute from one address; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::MESSAGE_RATE_DEFAULT_PER_MINUTE)]
+    pub message_rate: u32,
+    /// Length of the IPv6 prefix that counts as one address.
+    #[arg(long, value_name = "BITS", default_value_t = limits::IPV6_PREFIX_DEFAULT, value_parser = clap::value_parser!(u8).range(0..=128))]
+    pub ipv6_prefix: u8,
+    /// Slots of the tables that count per address, a power of two.
+    #[arg(long, value_name = "N", default_value_t = limits::TABLE_SLOTS_DEFAULT)]
+    pub table_slots: u32,
+    /// Largest message; 0 is unlimited. B, KB, MB, GB, TB.
+    #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = units::size)]
+    pub max_message_size: u64,
+    /// Most recipients of a message; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::RECIPIENTS_MAX_DEFAULT)]
+    pub max_recipients: u32,
+    /// Most protocol errors of a session; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::PROTOCOL_ERRORS_MAX_DEFAULT)]
+    pub max_protocol_errors: u32,
+    /// Longest session; 0 is unlimited. ms, s, m, h, d.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
+    pub connection_timeout: Duration,
+    /// Longest silence of a client; 0 is unlimited.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = units::duration)]
+    pub inactivity_timeout: Duration,
+    /// How late refusals are given to unauthenticated clients. Not active yet.
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub tarpit: Option<Duration>,
+    /// How long an acknowledgement waits for the next hop. Not active yet.
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub ack_delay: Option<Duration>,
+    /// Where accepted mail goes. Not active yet: mail is held in the queue.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub next_hop: Vec<String>,
+    /// The spool directory.
+    #[arg(long, value_name = "DIR", default_value = "./gatepost-spool")]
+    pub spool: PathBuf,
+    /// How long transactions may go on after SIGTERM.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::duration)]
+    pub drain_timeout: Duration,
+    /// Address and port of the Prometheus endpoint, or `none`.
+    #[arg(long, value_name = "ADDR:PORT|none", default_value = "127.0.0.1:9125", value_parser = optional_address)]
+    pub metrics_listen: OptionalAddress,
+}
+
+/// An address, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalAddress(pub Option<SocketAddr>);
+
+fn optional_address(text: &str) -> Result<OptionalAddress, String> {
+    if text == "none" {
+        return Ok(OptionalAddress(None));
+    }
+    text.parse()
+        .map(|address| OptionalAddress(Some(address)))
+        .map_err(|_| "expected ADDR:PORT, as in 127.0.0.1:9125, or none".to_owned())
+}

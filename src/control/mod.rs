@@ -1,0 +1,89 @@
+//! The control thread: signals and the metrics endpoint; and what happens before any thread runs.
+//!
+//! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
+//! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection
+//! ends alone; a signal handler that cannot be installed ends the process before it serves.
+
+mod endpoint;
+pub mod preflight;
+
+use crate::limits::METRICS_UPKEEP_MS;
+use crate::shard::{Doorbell, Shared, Stage};
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+/// What the control thread is started with.
+pub struct Control {
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// The shards' doorbells.
+    pub doorbells: Vec<Doorbell>,
+    /// The metrics endpoint's socket.
+    pub metrics_listener: Option<TcpListener>,
+    /// Renders the metrics.
+    pub recorder: PrometheusHandle,
+    /// How long transactions may go on after the first signal.
+    pub drain_timeout: Duration,
+}
+
+impl Control {
+    /// Serves until the process ends. `started` is called once signals are handled.
+    pub fn run(self, started: impl FnOnce()) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let terminate = signal(SignalKind::terminate())?;
+            let interrupt = signal(SignalKind::interrupt())?;
+            started();
+            if let Some(listener) = self.metrics_listener {
+                tokio::spawn(endpoint::serve(listener, self.recorder.clone(), self.shared.clone()));
+            }
+            tokio::spawn(upkeep(self.recorder));
+            drain(terminate, interrupt, &self.shared, &self.doorbells, self.drain_timeout).await;
+            // The main thread ends the process when the shards have ended.
+            std::future::pending().await
+        })
+    }
+}
+
+/// Waits for a signal, then lets the shards drain; a second one, or the time limit, ends the wait.
+async fn drain(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    shared: &Shared,
+    doorbells: &[Doorbell],
+    timeout: Duration,
+) {
+    let mut signalled = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let enter = |stage| {
+        shared.enter(stage);
+        doorbells.iter().for_each(Doorbell::ring);
+    };
+    signalled().await;
+    println!("draining: sessions may finish their transactions for {}", humantime::format_duration(timeout));
+    enter(Stage::Draining);
+    tokio::select! {
+        () = sleep(timeout) => {}
+        () = signalled() => {}
+    }
+    enter(Stage::Ending);
+}
+
+/// Histograms gather samples until they are rendered or tidied.
+async fn upkeep(recorder: PrometheusHandle) {
+    let mut ticks = interval(Duration::from_millis(METRICS_UPKEEP_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        recorder.run_upkeep();
+    }
+}

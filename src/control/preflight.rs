@@ -1,0 +1,244 @@
+//! Everything that can be found wrong before the first connection: rights, limits, ports, spool.
+//!
+//! Each failure is one line that names the cause and the remedy, with an exit code of sysexits(3).
+
+use crate::config::Config;
+use crate::limits::{
+    DESCRIPTORS_BASE, DESCRIPTORS_PER_SHARD, LISTEN_BACKLOG, MEMLOCK_MIN_OCTETS, MEMLOCK_PER_SHARD_OCTETS,
+};
+use crate::shard::storage::SpoolError;
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+/// Exit codes of sysexits(3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "they are named in sysexits(3)")]
+pub enum ExitCode {
+    Usage = 64,
+    NoInput = 66,
+    Unavailable = 69,
+    Software = 70,
+    OsError = 71,
+    CantCreate = 73,
+    IoError = 74,
+    TempFail = 75,
+    NoPermission = 77,
+    Config = 78,
+}
+
+/// Why the process does not start.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process's exit code.
+    pub code: ExitCode,
+    /// Cause and remedy in one line.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this code and line.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Failure { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<SpoolError> for Failure {
+    fn from(error: SpoolError) -> Self {
+        let code = match &error {
+            SpoolError::Locked(..) => ExitCode::TempFail,
+            SpoolError::Format(..) => ExitCode::Config,
+            SpoolError::Absent(_) => ExitCode::NoInput,
+            SpoolError::Io(_, _, error) => match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::NoPermission,
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => ExitCode::CantCreate,
+                _ => ExitCode::IoError,
+            },
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+/// Whether this process may use io_uring. glommio panics where it may not.
+pub fn check_io_uring() -> Result<(), Failure> {
+    // The kernel's struct io_uring_params: 120 octets, all zero asks for the defaults.
+    let mut parameters = [0_u64; 15];
+    // SAFETY: the pointer is to writable memory of the structure's size, and the call keeps none.
+    let result = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, parameters.as_mut_ptr()) };
+    if let Ok(fd) = i32::try_from(result)
+        && fd >= 0
+    {
+        // SAFETY: the call has just returned this descriptor; nobody else knows it.
+        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(match error.raw_os_error() {
+        Some(libc::ENOSYS) => Failure::new(
+            ExitCode::OsError,
+            "io_uring is not available: this needs Linux 5.8 or newer, and a container runtime that lets io_uring_setup through",
+        ),
+        Some(libc::EPERM | libc::EACCES) => Failure::new(
+            ExitCode::NoPermission,
+            "io_uring is forbidden to this process: set sysctl kernel.io_uring_disabled=0, or allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile",
+        ),
+        _ => Failure::new(ExitCode::OsError, format!("io_uring cannot be set up: {error}")),
+    })
+}
+
+/// Raises RLIMIT_MEMLOCK to what the shards' rings need.
+pub fn check_locked_memory(shards: usize) -> Result<(), Failure> {
+    // The kernel charges rings to this limit for all but root.
+    let rings = if geteuid().is_root() { 0 } else { MEMLOCK_PER_SHARD_OCTETS * shards as u64 };
+    let needed = rings.max(MEMLOCK_MIN_OCTETS);
+    raise(Resource::Memlock, needed).map_err(|limit| {
+        Failure::new(
+            ExitCode::OsError,
+            format!(
+                "RLIMIT_MEMLOCK is {limit} octets, {shards} shards need {needed}: raise it (ulimit -l {}, LimitMEMLOCK= in systemd) or lower --shards",
+                needed / 1024
+            ),
+        )
+    })
+}
+
+/// Raises RLIMIT_NOFILE to what the configured connections need, or to all there is.
+pub fn check_descriptors(config: &Config, shards: usize) -> Result<(), Failure> {
+    let connections = u64::from(config.limits.connections_max);
+    let needed = connections + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
+    raise(Resource::Nofile, needed).map_err(|limit| {
+        Failure::new(
+            ExitCode::OsError,
+            format!(
+                "RLIMIT_NOFILE is {limit}, --max-connections {connections} on {shards} shards needs {needed}: raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower --max-connections"
+            ),
+        )
+    })
+}
+
+/// Raises a soft limit to the hard one; fails with the limit where even that is too low.
+fn raise(resource: Resource, needed: u64) -> Result<(), u64> {
+    let limit = getrlimit(resource);
+    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
+    if limit.current != limit.maximum {
+        // The hard limit may be higher than the system allows in fact: what counts is read below.
+        let _ = setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    let limit = getrlimit(resource).current;
+    if enough(limit) { Ok(()) } else { Err(limit.unwrap_or(u64::MAX)) }
+}
+
+/// One binding's sockets, one per shard.
+#[derive(Debug)]
+pub struct Binding {
+    /// The address with its actual port.
+    pub address: SocketAddr,
+    /// A listening socket for each shard.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// Opens the listening sockets of all bindings.
+pub fn bind(listen: &[SocketAddr], shards: usize) -> Result<Vec<Binding>, Failure> {
+    listen
+        .iter()
+        .map(|&address| {
+            let ipv6_only = listen.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+            let failed = |error| bind_failure("--listen", address, &error);
+            // With SO_REUSEPORT a second process of the same user would share the port silently.
+            if address.port() != 0 {
+                socket(address, ipv6_only, false).map_err(failed)?;
+            }
+            let mut actual = address;
+            let mut sockets = Vec::with_capacity(shards);
+            for _ in 0..shards {
+                let socket = socket(actual, ipv6_only, true).map_err(failed)?;
+                socket.listen(LISTEN_BACKLOG).map_err(failed)?;
+                let listener = TcpListener::from(socket);
+                actual = listener.local_addr().map_err(failed)?;
+                sockets.push(listener);
+            }
+            Ok(Binding { address: actual, sockets })
+        })
+        .collect()
+}
+
+/// Opens the metrics endpoint's socket.
+pub fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let open = || {
+        let socket = socket(address, false, false)?;
+        socket.listen(128)?;
+        Ok(TcpListener::from(socket))
+    };
+    open().map_err(|error| bind_failure("--metrics-listen", address, &error))
+}
+
+fn socket(address: SocketAddr, ipv6_only: bool, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(ipv6_only)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit it: each turn's replies leave in one write, there is nothing to gather.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn bind_failure(option: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    let (code, remedy) = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let culprit = match address.ip() {
+                IpAddr::V6(ip) if ip.is_unspecified() => " (an IPv4 listener on the same port counts too)",
+                _ => "",
+            };
+            (ExitCode::Unavailable, format!("another process listens there{culprit}; stop it or choose another port (ss -ltnp shows it)"))
+        }
+        io::ErrorKind::PermissionDenied => (
+            ExitCode::NoPermission,
+            "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in systemd, setcap cap_net_bind_service=+ep on the program)".to_owned(),
+        ),
+        io::ErrorKind::AddrNotAvailable => (ExitCode::Config, "no interface of this machine has that address; ip addr lists them".to_owned()),
+        io::ErrorKind::Unsupported => (ExitCode::Config, "this machine has that address family switched off".to_owned()),
+        _ => (ExitCode::OsError, "see the error".to_owned()),
+    };
+    Failure::new(code, format!("{option} {address}: {error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_in_use_are_noticed() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let bindings = bind(&[any], 3).expect("a free port");
+        assert_eq!(bindings[0].sockets.len(), 3);
+        let address = bindings[0].address;
+        assert!(bindings[0].sockets.iter().all(|socket| socket.local_addr().expect("bound") == address));
+        let failure = bind(&[address], 1).expect_err("taken");
+        assert_eq!(failure.code, ExitCode::Unavailable);
+        assert!(failure.message.contains(&address.to_string()));
+        assert_eq!(bind_metrics(address).expect_err("taken").code, ExitCode::Unavailable);
+        drop(bindings);
+        bind(&[address], 1).expect("free again");
+    }
+
+    #[test]
+    fn foreign_addresses_are_named() {
+        let failure = bind(&["192.0.2.1:2525".parse().expect("an address")], 1).expect_err("not ours");
+        assert!(failure.message.starts_with("--listen 192.0.2.1:2525: "), "{failure}");
+    }
+}

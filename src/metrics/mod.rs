@@ -1,0 +1,134 @@
+//! Names, help texts and cached handles of every metric.
+//!
+//! One table below; everything else refers to it. Units are base units and stand last in the name
+//! (Prometheus' conventions); labels are bounded: never an address, a domain or a user. Handles
+//! are looked up once per shard, since a lookup costs ten times an increment.
+
+use crate::smtp::reply::Reply;
+use metrics::{Counter, Gauge, Histogram, Unit};
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $kind:ident, $unit:ident, $help:literal;)*) => {
+        $($(#[$doc])* #[doc = $help] pub const $name: &str = $text;)*
+
+        /// Registers the help texts with the recorder.
+        pub fn describe() {
+            $(metrics::$kind!($name, Unit::$unit, $help);)*
+        }
+
+        /// Every metric: name and help text.
+        pub const ALL: &[(&str, &str)] = &[$(($name, $help),)*];
+    };
+}
+
+names! {
+    CONNECTIONS = "gatepost_connections", describe_gauge, Count, "Inbound connections now.";
+    CONNECTIONS_ACCEPTED = "gatepost_connections_accepted_total", describe_counter, Count, "Inbound connections that were given a session.";
+    CONNECTIONS_REFUSED = "gatepost_connections_refused_total", describe_counter, Count, "Inbound connections refused in place of a banner, by reason.";
+    ACCEPT_PAUSES = "gatepost_accept_pauses_total", describe_counter, Count, "Times a listener paused for want of descriptors or memory.";
+    SESSION_PANICS = "gatepost_session_panics_total", describe_counter, Count, "Sessions ended by a defect of this program.";
+    REFUSALS = "gatepost_refusals_total", describe_counter, Count, "Commands and messages refused, and sessions ended by the server, by reason.";
+    MESSAGES_ACCEPTED = "gatepost_messages_accepted_total", describe_counter, Count, "Messages acknowledged with 250, each on stable storage.";
+    MESSAGE_BYTES_ACCEPTED = "gatepost_message_accepted_bytes_total", describe_counter, Bytes, "Octets of those messages, with our Received field.";
+    COMMIT_SECONDS = "gatepost_spool_commit_seconds", describe_histogram, Seconds, "Time from the write of a batch to the end of its sync.";
+    COMMIT_MESSAGES = "gatepost_spool_commit_messages", describe_histogram, Count, "Messages made durable by one sync.";
+    STORAGE_FAILURES = "gatepost_spool_failures_total", describe_counter, Count, "Batches that could not be made durable; nobody was told otherwise.";
+    QUEUE_MESSAGES = "gatepost_queue_messages", describe_gauge, Count, "Messages in the queue.";
+    QUEUE_BYTES = "gatepost_queue_bytes", describe_gauge, Bytes, "Octets of the messages in the queue.";
+    BODY_MEMORY = "gatepost_body_memory_bytes", describe_gauge, Bytes, "Memory taken by messages that are arriving.";
+    BUILD_INFO = "gatepost_build_info", describe_gauge, Count, "1, labelled with the version.";
+}
+
+/// Bucket bounds of [`COMMIT_SECONDS`]: 50 us to 3 s.
+pub const COMMIT_SECONDS_BUCKETS: &[f64] = &[
+    50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 3.2e-3, 6.4e-3, 12.5e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0,
+    3.0,
+];
+/// Bucket bounds of [`COMMIT_MESSAGES`].
+pub const COMMIT_MESSAGES_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// The handles of one shard.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each is named after its metric")]
+pub struct ShardMetrics {
+    pub connections_accepted: Counter,
+    pub accept_pauses: Counter,
+    pub session_panics: Counter,
+    pub messages_accepted: Counter,
+    pub message_bytes_accepted: Counter,
+    pub commit_seconds: Histogram,
+    pub commit_messages: Histogram,
+    pub storage_failures: Counter,
+    pub queue_messages: Gauge,
+    pub queue_bytes: Gauge,
+    refusals: Vec<Counter>,
+    connections_refused: Vec<Counter>,
+}
+
+impl ShardMetrics {
+    /// Looks the handles up with the installed recorder.
+    pub fn new() -> Self {
+        let by_reason = |name: &'static str| {
+            let counter = |reply: &Reply| match reply.row().reason {
+                Some(reason) => metrics::counter!(name, "reason" => reason),
+                None => Counter::noop(),
+            };
+            Reply::ALL.iter().map(counter).collect()
+        };
+        ShardMetrics {
+            connections_accepted: metrics::counter!(CONNECTIONS_ACCEPTED),
+            accept_pauses: metrics::counter!(ACCEPT_PAUSES),
+            session_panics: metrics::counter!(SESSION_PANICS),
+            messages_accepted: metrics::counter!(MESSAGES_ACCEPTED),
+            message_bytes_accepted: metrics::counter!(MESSAGE_BYTES_ACCEPTED),
+            commit_seconds: metrics::histogram!(COMMIT_SECONDS),
+            commit_messages: metrics::histogram!(COMMIT_MESSAGES),
+            storage_failures: metrics::counter!(STORAGE_FAILURES),
+            queue_messages: metrics::gauge!(QUEUE_MESSAGES),
+            queue_bytes: metrics::gauge!(QUEUE_BYTES),
+            refusals: by_reason(REFUSALS),
+            connections_refused: Reply::ALL
+                .iter()
+                .map(|reply| match reply {
+                    Reply::TooManyConnections | Reply::TooManyConnectionsFromSource | Reply::ShuttingDown => {
+                        metrics::counter!(CONNECTIONS_REFUSED, "reason" => reply.row().reason.unwrap_or_default())
+                    }
+                    _ => Counter::noop(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Counts a refusal inside a session.
+    pub fn count_refusal(&self, reply: Reply) {
+        self.refusals[reply as usize].increment(1);
+    }
+
+    /// Counts a connection refused in place of a banner.
+    pub fn count_refused_connection(&self, reply: Reply) {
+        self.connections_refused[reply as usize].increment(1);
+    }
+}
+
+impl Default for ShardMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for (name, help) in ALL {
+            assert!(
+                name.starts_with("gatepost_") && name.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_'),
+                "{name}"
+            );
+            assert!(help.ends_with('.'), "{name}");
+            assert_eq!(ALL.iter().filter(|(other, _)| other == name).count(), 1, "{name}");
+        }
+    }
+}

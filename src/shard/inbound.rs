@@ -1,0 +1,240 @@
+//! One receiving session on its socket: the driver of `smtp::server`.
+//!
+//! Reads into the shard's scratch buffer, feeds the session, does what its steps ask for. Octets
+//! that the session leaves (part of a line, or what arrived behind a message being committed) are
+//! kept until its next turn; the scratch buffer is never held across an `.await`.
+
+use super::Context;
+use super::message::Message;
+use super::net::{Connection, Ready};
+use super::shared::{Permit, Stage};
+use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS};
+use crate::policy::{self, RecipientVerdict};
+use crate::smtp::reply::Reply;
+use crate::smtp::server::{Query, Session, Step, Verdict};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What the session needs before its next turn.
+enum Turn {
+    /// More input.
+    Read,
+    /// Its replies sent; input is left.
+    Flush,
+    /// The message made durable.
+    Commit,
+    /// Its replies sent, then its end.
+    Close,
+}
+
+struct Inbound {
+    context: Rc<Context>,
+    connection: Connection,
+    client: IpAddr,
+    permit: Permit,
+    session: Session,
+    message: Option<Message>,
+    /// Input that the session has not consumed.
+    left: Vec<u8>,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permit: Permit) {
+    let session = Session::new(context.profile.clone(), client, context.net.now());
+    let inbound = Inbound { context, connection, client, permit, session, message: None, left: Vec::new() };
+    inbound.run().await;
+}
+
+impl Inbound {
+    async fn run(mut self) {
+        // Whether `left` holds input that the session has not looked at.
+        let mut pending = false;
+        loop {
+            let turn = if pending { self.take_left() } else { self.read().await };
+            pending = false;
+            for reply in self.session.take_refusals() {
+                self.context.metrics.count_refusal(reply);
+            }
+            if !self.flush().await {
+                return;
+            }
+            match turn {
+                Some(Turn::Read) => {}
+                Some(Turn::Flush) => pending = true,
+                Some(Turn::Commit) => {
+                    self.commit().await;
+                    pending = true;
+                }
+                Some(Turn::Close) => break,
+                // The peer has ended, or reset.
+                None => return,
+            }
+            if self.message.as_ref().is_some_and(|message| message.must_spill(&self.context)) {
+                self.spill().await;
+            }
+        }
+        // A client that reconnects after its last reply must not meet its own ghost.
+        drop(self.permit);
+        self.connection.linger();
+    }
+
+    /// Waits for input, or for something else that ends the wait, and takes a turn on it.
+    async fn read(&mut self) -> Option<Turn> {
+        loop {
+            if !self.session.replies().is_empty() {
+                // The banner, or the replies of a turn that ended by itself.
+                return Some(if self.session.is_closed() { Turn::Close } else { Turn::Read });
+            }
+            match self.context.shared.stage() {
+                Stage::Serving => {}
+                Stage::Draining => self.session.handle_shutdown(false),
+                Stage::Ending => self.session.handle_shutdown(true),
+            }
+            if self.session.is_closed() {
+                return Some(Turn::Close);
+            }
+            self.connection.set_deadline(self.session.next_deadline());
+            match self.connection.ready().await {
+                Ready::Bell => {}
+                Ready::Deadline => self.session.handle_time(self.context.net.now()),
+                Ready::Socket => {
+                    if let Some(turn) = self.read_socket()? {
+                        return Some(turn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads what is there behind what was left. `None`: the end; `Some(None)`: nothing yet.
+    fn read_socket(&mut self) -> Option<Option<Turn>> {
+        let context = self.context.clone();
+        let mut scratch = context.scratch.borrow_mut();
+        let start = self.left.len();
+        let most = if self.session.in_data() { READ_MAX_OCTETS } else { start + COMMAND_LINE_MAX_OCTETS };
+        let Some(buffer) = scratch.get_mut(..most.min(READ_MAX_OCTETS)) else { return None };
+        buffer[..start].copy_from_slice(&self.left);
+        match self.connection.read(&mut buffer[start..]) {
+            Ok(None) => Some(None),
+            Ok(Some(0)) | Err(_) => None,
+            Ok(Some(octets)) => {
+                let input = &buffer[..start + octets];
+                let (consumed, turn) = self.turn(input);
+                self.left.clear();
+                self.left.extend_from_slice(&input[consumed..]);
+                Some(Some(turn))
+            }
+        }
+    }
+
+    /// Takes a turn on what was left.
+    fn take_left(&mut self) -> Option<Turn> {
+        let mut input = std::mem::take(&mut self.left);
+        let (consumed, turn) = self.turn(&input);
+        input.drain(..consumed);
+        if !input.is_empty() {
+            self.left = input;
+        }
+        Some(turn)
+    }
+
+    /// Steps the session through `input`; returns the octets consumed.
+    fn turn(&mut self, input: &[u8]) -> (usize, Turn) {
+        let now = self.context.net.now();
+        self.session.handle_resources(self.context.storage.is_short(now));
+        let mut at = 0;
+        loop {
+            let (consumed, step) = self.session.step(now, &input[at..]);
+            at += consumed;
+            match step {
+                Step::NeedMore => return (at, Turn::Read),
+                Step::Flush => return (at, Turn::Flush),
+                Step::Commit => return (at, Turn::Commit),
+                Step::Close => return (at, Turn::Close),
+                Step::Abandon => self.message = None,
+                Step::Decide(query) => {
+                    let verdict = self.decide(query);
+                    self.session.handle_verdict(now, verdict);
+                }
+                Step::Body(octets) => {
+                    self.message.get_or_insert_with(|| Message::begin(&self.context, &self.session)).append(octets);
+                }
+            }
+        }
+    }
+
+    fn decide(&self, query: Query<'_>) -> Verdict {
+        let context = &*self.context;
+        let accepted = match query {
+            Query::Sender => {
+                if self.permit.try_count_message(context.net.now(), &context.config.limits) {
+                    return Verdict::Accept;
+                }
+                return Verdict::Refuse(Reply::RateExceeded);
+            }
+            Query::Recipient(mailbox) => {
+                let default = context.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
+                policy::recipient(
+                    &context.config.accepted_domains,
+                    context.config.relay_from.contains(self.client),
+                    mailbox.domain().or(default.map(str::as_bytes)),
+                    mailbox.is_postmaster(),
+                )
+            }
+        };
+        match accepted {
+            RecipientVerdict::Accept => Verdict::Accept,
+            RecipientVerdict::RelayDenied => Verdict::Refuse(Reply::UnableToRelay),
+        }
+    }
+
+    async fn commit(&mut self) {
+        self.connection.set_deadline(None);
+        let message = self.message.take().unwrap_or_else(|| Message::begin(&self.context, &self.session));
+        let result = message.commit(&self.context, &self.session, self.client).await;
+        let now = self.context.net.now();
+        match result {
+            Ok((durable, octets)) => {
+                self.session.handle_durable(now, &durable);
+                self.context.metrics.messages_accepted.increment(1);
+                self.context.metrics.message_bytes_accepted.increment(octets);
+                self.context.metrics.queue_messages.increment(1.0);
+                self.context.metrics.queue_bytes.increment(octets as f64);
+            }
+            Err(_) => self.session.handle_commit_failure(now),
+        }
+    }
+
+    async fn spill(&mut self) {
+        self.connection.set_deadline(None);
+        let Some(message) = &mut self.message else { return };
+        if let Err(error) = message.spill(&self.context).await {
+            let _ = self.context.storage.report(&error);
+            self.message = None;
+            self.session.handle_body_failure();
+        }
+    }
+
+    /// Sends the replies; false when the connection is beyond use. A client that does not read
+    /// them is given until the session's next deadline.
+    async fn flush(&mut self) -> bool {
+        while !self.session.replies().is_empty() {
+            match self.connection.write(self.session.replies()) {
+                Ok(Some(sent)) => self.session.replies_sent(sent),
+                Ok(None) => {
+                    let last = self.context.net.now() + Duration::from_millis(LINGER_MAX_MS);
+                    self.connection.set_deadline(self.session.next_deadline().or(Some(last)));
+                    match self.connection.writable().await {
+                        Ready::Socket => {}
+                        Ready::Deadline => return false,
+                        Ready::Bell if self.context.shared.stage() == Stage::Ending => return false,
+                        Ready::Bell => {}
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,115 @@
+//! A message that is arriving: in memory, then in a spill file.
+
+use super::Context;
+use super::shared::BodyMemory;
+use super::storage::{CommitError, Spill};
+use crate::limits::{BODIES_IN_MEMORY_MAX_OCTETS, BODY_FIRST_OCTETS, BODY_IN_MEMORY_MAX_OCTETS, READ_MAX_OCTETS};
+use crate::queue::record::{Body, NewMessage};
+use crate::smtp::server::Session;
+use crate::smtp::{Durable, QueueId};
+use std::io;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Capacities a body's buffer takes one after the other: known steps instead of doubling, so that
+/// a session's memory is bounded by a constant.
+const BUFFER_STEPS: [usize; 4] = [
+    BODY_FIRST_OCTETS,
+    32 * 1024,
+    128 * 1024,
+    // The read that crosses the spill limit is taken whole.
+    BODY_IN_MEMORY_MAX_OCTETS + READ_MAX_OCTETS,
+];
+
+/// A message from its first octet to its commit.
+pub struct Message {
+    id: QueueId,
+    arrived: SystemTime,
+    buffer: Vec<u8>,
+    memory: BodyMemory,
+    spill: Option<Spill>,
+}
+
+impl Message {
+    /// A message that begins to arrive: gives it an id and the Received field.
+    pub fn begin(context: &Context, session: &Session) -> Self {
+        let arrived = SystemTime::now();
+        let id = context.storage.next_id(arrived);
+        let mut message =
+            Message { id, arrived, buffer: Vec::new(), memory: BodyMemory::new(context.shared.clone()), spill: None };
+        message.reserve(BODY_FIRST_OCTETS);
+        context
+            .with_date(arrived, |date| session.trace().write_received(&mut message.buffer, id.text().as_str(), date));
+        message
+    }
+
+    /// Appends content. At most one read's worth may come between two looks at
+    /// [`Self::must_spill`].
+    pub fn append(&mut self, octets: &[u8]) {
+        self.reserve(octets.len());
+        self.buffer.extend_from_slice(octets);
+    }
+
+    fn reserve(&mut self, additional: usize) {
+        let needed = self.buffer.len() + additional;
+        if needed > self.buffer.capacity() {
+            let capacity = BUFFER_STEPS.into_iter().find(|&step| step >= needed).unwrap_or(needed);
+            self.buffer.reserve_exact(capacity - self.buffer.len());
+            self.memory.set(self.buffer.capacity());
+        }
+    }
+
+    /// Whether what is in memory must go to the spill file before more is read.
+    pub fn must_spill(&self, context: &Context) -> bool {
+        let pressed =
+            context.shared.body_octets() > BODIES_IN_MEMORY_MAX_OCTETS && self.buffer.len() >= READ_MAX_OCTETS / 2;
+        self.buffer.len() >= BODY_IN_MEMORY_MAX_OCTETS || pressed
+    }
+
+    /// Writes what is in memory to the spill file.
+    pub async fn spill(&mut self, context: &Context) -> io::Result<()> {
+        if self.spill.is_none() {
+            self.spill = Some(context.storage.spill(self.id).await?);
+        }
+        if let Some(spill) = &mut self.spill {
+            spill.write(std::mem::take(&mut self.buffer)).await?;
+        }
+        self.memory.set(0);
+        Ok(())
+    }
+
+    /// Makes the message durable with the session's envelope. Returns the proof and the message's
+    /// octets.
+    pub async fn commit(
+        mut self,
+        context: &Context,
+        session: &Session,
+        client: IpAddr,
+    ) -> Result<(Durable, u64), CommitError> {
+        if self.spill.is_some() {
+            self.spill(context).await.map_err(|error| context.storage.report(&error))?;
+        }
+        let body = match &self.spill {
+            Some(spill) => spill.sync().await.map_err(|error| context.storage.report(&error))?,
+            None => Body::Inline(&self.buffer),
+        };
+        let octets = match body {
+            Body::Inline(octets) => octets.len() as u64,
+            Body::Spilled { octets, .. } => octets,
+        };
+        let arrived_unix_ms = self.arrived.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let commit = {
+            let Some(envelope) = session.envelope() else { return Err(CommitError) };
+            let hello = session.trace().hello;
+            context.storage.append(&NewMessage { id: self.id, arrived_unix_ms, envelope, client, hello, body })
+        };
+        // The batch has a copy of its own, counted until it is durable.
+        self.buffer = Vec::new();
+        let spill = self.spill.take();
+        let result = commit.durable().await;
+        if let Some(spill) = spill {
+            spill.keep().await;
+        }
+        result.map(|durable| (durable, octets))
+    }
+}

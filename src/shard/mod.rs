@@ -1,0 +1,147 @@
+//! A shard: one glommio executor on one core, with its own sessions and its own spool directory.
+//!
+//! The only room with glommio, sockets, a clock and `.await`. It drives the pure machines:
+//! `smtp::server` by [`inbound`], `queue::spool` by [`storage`]. Nothing is shared between shards
+//! but [`Shared`]. On failure: a session that panics ends alone; a full or failing disk refuses
+//! mail (see [`storage`]); an error of the ring or the epoll ends the shard, and with it the
+//! process, which recovers at its next start.
+
+mod inbound;
+mod listener;
+mod message;
+mod net;
+mod shared;
+pub mod storage;
+
+pub use net::Doorbell;
+pub use shared::{Shared, Stage};
+
+use crate::config::Config;
+use crate::limits::READ_MAX_OCTETS;
+use crate::metrics::ShardMetrics;
+use crate::queue::spool::{Resume, Spool};
+use crate::smtp::server::Profile;
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use net::{Listener, Net};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use storage::{Directory, Storage};
+
+/// Everything a shard is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// Its number.
+    pub number: usize,
+    /// The core it is pinned to.
+    pub core: usize,
+    /// Its listening sockets.
+    pub listeners: Vec<TcpListener>,
+    /// Its directory in the spool.
+    pub directory: Directory,
+    /// Where its spool goes on.
+    pub resume: Resume,
+    /// A random number for its records.
+    pub key: u64,
+    /// The process's configuration.
+    pub config: Arc<Config>,
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// What wakes it.
+    pub doorbell: Doorbell,
+}
+
+/// What a shard's tasks share.
+struct Context {
+    config: Arc<Config>,
+    profile: Rc<Profile>,
+    shared: Arc<Shared>,
+    net: Net,
+    storage: Storage,
+    metrics: Rc<ShardMetrics>,
+    /// Every read of the shard goes here; borrowed only between two awaits.
+    scratch: RefCell<Box<[u8]>>,
+    /// The second and its text, for Received fields.
+    date: RefCell<(u64, String)>,
+    sessions: Cell<usize>,
+    listening: Cell<usize>,
+}
+
+/// Runs a shard on this thread until the process has drained.
+pub fn run(start: Start) -> io::Result<()> {
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(start.core))
+        .name(&format!("gatepost-{}", start.number))
+        // The default pins 10 MB per ring for direct I/O, which this program does not do.
+        .io_memory(64 * 1024)
+        .preempt_timer(Duration::from_millis(2))
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .make()
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    executor.run(serve(start))
+}
+
+async fn serve(start: Start) -> io::Result<()> {
+    let net = Net::new(start.doorbell)?;
+    let metrics = Rc::new(ShardMetrics::new());
+    let number = u32::try_from(start.number).unwrap_or(u32::MAX);
+    let spool = Spool::new(number, start.resume, start.key);
+    let storage = Storage::new(net.clone(), start.directory, spool, metrics.clone());
+    let context = Rc::new(Context {
+        profile: Rc::new(start.config.profile()),
+        config: start.config,
+        shared: start.shared,
+        net: net.clone(),
+        storage: storage.clone(),
+        metrics,
+        scratch: RefCell::new(vec![0; READ_MAX_OCTETS].into()),
+        date: RefCell::default(),
+        sessions: Cell::new(0),
+        listening: Cell::new(start.listeners.len()),
+    });
+    for listener in start.listeners {
+        let listener = Listener::new(&net, listener.into())?;
+        let context = context.clone();
+        net.clone().spawn(async move {
+            listener::listen(context.clone(), listener).await;
+            context.listening.set(context.listening.get() - 1);
+            context.stop_if_drained();
+        });
+    }
+    let committer = glommio::spawn_local(storage.clone().run());
+    context.stop_if_drained();
+    let result = net.dispatch().await;
+    storage.stop();
+    committer.await;
+    result
+}
+
+impl Context {
+    fn session_began(&self) {
+        self.sessions.set(self.sessions.get() + 1);
+    }
+
+    fn session_ended(&self) {
+        self.sessions.set(self.sessions.get() - 1);
+        self.stop_if_drained();
+    }
+
+    fn stop_if_drained(&self) {
+        if self.listening.get() == 0 && self.sessions.get() == 0 && self.shared.stage() != Stage::Serving {
+            self.net.stop();
+        }
+    }
+
+    /// Shows `act` the RFC 5322 date-time of `time`.
+    fn with_date(&self, time: SystemTime, act: impl FnOnce(&str)) {
+        let second = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut date = self.date.borrow_mut();
+        if date.0 != second || date.1.is_empty() {
+            // RFC 5322 section 3.3: "GMT" is the obsolete spelling of +0000.
+            *date = (second, httpdate::fmt_http_date(time).replace("GMT", "+0000"));
+        }
+        act(&date.1);
+    }
+}

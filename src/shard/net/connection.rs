@@ -1,0 +1,215 @@
+//! The two kinds of socket: what accepts, and what was accepted.
+
+use super::{Key, Net};
+use crate::limits::LINGER_MAX_MS;
+use crate::policy::canonical;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// Why a task that waited goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// The socket may have what was waited for.
+    Socket,
+    /// The deadline has passed; it is cleared.
+    Deadline,
+    /// The shard's doorbell rang.
+    Bell,
+}
+
+/// A registered descriptor; dropping it frees the slot, then closes.
+#[derive(Debug)]
+struct Registered {
+    net: Net,
+    key: Key,
+    /// None once it lingers.
+    fd: Option<OwnedFd>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if self.fd.is_some() {
+            self.net.0.forget(&mut self.net.0.slots.borrow_mut(), self.key.index);
+        }
+    }
+}
+
+impl Registered {
+    fn new(net: &Net, fd: OwnedFd, readable: bool) -> io::Result<Self> {
+        let key = net.register(&fd, readable)?;
+        Ok(Registered { net: net.clone(), key, fd: Some(fd) })
+    }
+
+    fn fd(&self) -> &OwnedFd {
+        self.fd.as_ref().expect("a descriptor is taken only together with its owner")
+    }
+
+    fn with_slot<T>(&self, act: impl FnOnce(&mut super::Slot) -> T) -> T {
+        let mut slots = self.net.0.slots.borrow_mut();
+        act(slots.get_mut(self.key.index as usize).expect("a slot lives as long as its owner"))
+    }
+
+    async fn ready(&self, writing: bool) -> Ready {
+        poll_fn(|cx| {
+            self.with_slot(|slot| {
+                if std::mem::take(&mut slot.rung) {
+                    return Poll::Ready(Ready::Bell);
+                }
+                if std::mem::take(&mut slot.expired) {
+                    return Poll::Ready(Ready::Deadline);
+                }
+                if if writing { slot.writable } else { slot.readable } {
+                    return Poll::Ready(Ready::Socket);
+                }
+                if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    slot.waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            })
+        })
+        .await
+    }
+}
+
+/// What came of an attempt to accept.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection and its peer's address, IPv4-mapped ones as IPv4.
+    Connection(Connection, IpAddr),
+    /// Nobody waits.
+    Empty,
+    /// The connection was gone before it was taken.
+    Gone,
+    /// No descriptor or memory for one more: pause.
+    Exhausted,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener(Registered);
+
+impl Listener {
+    /// Takes over a bound, listening, non-blocking socket.
+    pub fn new(net: &Net, fd: OwnedFd) -> io::Result<Self> {
+        Registered::new(net, fd, true).map(Listener)
+    }
+
+    /// Waits until a connection may be there.
+    pub async fn ready(&self) -> Ready {
+        self.0.ready(false).await
+    }
+
+    /// Pauses for this long, or until the doorbell rings.
+    pub async fn pause(&self, pause: Duration) {
+        self.0.with_slot(|slot| slot.readable = false);
+        self.0.net.0.set_deadline(self.0.key.index, Some(self.0.net.now() + pause));
+        while self.0.ready(false).await == Ready::Socket {
+            self.0.with_slot(|slot| slot.readable = false);
+        }
+        self.0.with_slot(|slot| slot.readable = true);
+    }
+
+    /// Accepts one connection.
+    pub fn accept(&self) -> Accepted {
+        match acceptfrom_with(self.0.fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, address)) => {
+                // A peer that is gone already has no address.
+                let Some(Ok(address)) = address.map(SocketAddr::try_from) else { return Accepted::Gone };
+                // Clients wait for the banner: there is nothing to read yet.
+                match Registered::new(&self.0.net, fd, false) {
+                    Ok(registered) => Accepted::Connection(Connection(registered), canonical(address.ip())),
+                    Err(_) => Accepted::Exhausted,
+                }
+            }
+            Err(Errno::AGAIN) => {
+                self.0.with_slot(|slot| slot.readable = false);
+                Accepted::Empty
+            }
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Accepted::Exhausted,
+            // ECONNABORTED, EPROTO and the network errors of accept(2): that connection only.
+            Err(_) => Accepted::Gone,
+        }
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Connection(Registered);
+
+impl Connection {
+    /// Waits until there may be input.
+    pub async fn ready(&self) -> Ready {
+        self.0.ready(false).await
+    }
+
+    /// Waits until there may be room for output.
+    pub async fn writable(&self) -> Ready {
+        self.0.ready(true).await
+    }
+
+    /// Sets or clears the deadline that [`Ready::Deadline`] tells of.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        self.0.net.0.set_deadline(self.0.key.index, deadline);
+    }
+
+    /// Reads what is there: 0 is the peer's end, `None` nothing yet.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match recv(self.0.fd(), &mut *buffer, RecvFlags::empty()) {
+                Ok((octets, _)) => {
+                    if octets < buffer.len() {
+                        self.0.with_slot(|slot| slot.readable = slot.hung_up);
+                    }
+                    return Ok(Some(octets));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.0.with_slot(|slot| slot.readable = false);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes what fits: `None` nothing now; wait in [`Self::writable`].
+    pub fn write(&self, octets: &[u8]) -> io::Result<Option<usize>> {
+        loop {
+            match send(self.0.fd(), octets, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(Some(sent)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.watch_output()?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Asks the epoll for output too. Not before a send was refused: most sockets never need it,
+    /// and each would get an event at once.
+    fn watch_output(&self) -> io::Result<()> {
+        self.0.with_slot(|slot| slot.writable = false);
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::modify(&self.0.net.0.epoll, self.0.fd(), EventData::new_u64(self.0.key.token()), flags)?)
+    }
+
+    /// Half-closes, and drops what the peer still sends, for at most [`LINGER_MAX_MS`]: closing
+    /// with unread input would reset the connection, and the last reply might be lost with it.
+    pub fn linger(self) {
+        let Connection(mut registered) = self;
+        let Some(fd) = registered.fd.take() else { return };
+        let net = registered.net.clone();
+        // Fails when the peer has reset the connection: draining notices.
+        let _ = shutdown(&fd, Shutdown::Write);
+        net.0.linger(registered.key, fd, net.now() + Duration::from_millis(LINGER_MAX_MS));
+    }
+}

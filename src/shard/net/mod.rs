@@ -1,0 +1,389 @@
+//! A shard's sockets: one epoll inside the glommio executor.
+//!
+//! [`Listener`] and [`Connection`] are all that the rest of the shard sees. A task per session
+//! waits in [`Connection::ready`]; the dispatcher task reads the epoll, marks what is ready and
+//! wakes the tasks. With nothing to do it naps in `epoll_wait` for a moment, then parks on the
+//! ring ([`park`]), where file operations and this epoll wake it alike.
+//!
+//! Three rules keep the ring served, since glommio enters its reactor only when no task can run:
+//! - a nap is allowed only while no file operation is in flight ([`Net::ring_operation`]) and no
+//!   task was made runnable behind the dispatcher's back ([`Net::note_runnable`]);
+//! - under load, with operations in flight, a one-microsecond timer forces a pass of the reactor
+//!   every [`REACTOR_PASS_US`];
+//! - other threads wake a shard by its [`Doorbell`], which is in the epoll: glommio does not
+//!   signal an executor that is not parked.
+//!
+//! Readiness is edge-triggered: a slot stays `readable` until a short read or EAGAIN shows that
+//! the socket is empty; after a hang-up every read goes through, so that the end is never missed.
+
+mod connection;
+mod park;
+mod wheel;
+
+pub use connection::{Accepted, Connection, Listener, Ready};
+
+use crate::limits::LINGERING_MAX;
+use futures_lite::future::yield_now;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::{Errno, read, write};
+use rustix::net::{RecvFlags, recv};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+use wheel::Wheel;
+
+/// Longest nap in `epoll_wait` before parking.
+const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// Longest time without a pass of glommio's reactor while file operations are in flight.
+const REACTOR_PASS_US: u64 = 500;
+const EVENTS_MAX: usize = 256;
+
+/// Epoll data of what is no slot.
+const DOORBELL: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
+
+/// Wakes a shard from any thread.
+#[derive(Clone, Debug)]
+pub struct Doorbell(Arc<OwnedFd>);
+
+impl Doorbell {
+    /// A doorbell nobody hears yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Doorbell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Wakes the shard: every task that waits for a socket gets [`Ready::Bell`] once.
+    pub fn ring(&self) {
+        // Fails only when the counter is full, and then it is ringing already.
+        let _ = write(&*self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+/// What the shard knows of one socket.
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    readable: bool,
+    /// EPOLLRDHUP or worse was seen: an end or an error waits behind the input.
+    hung_up: bool,
+    writable: bool,
+    expired: bool,
+    rung: bool,
+    waker: Option<Waker>,
+    /// A socket that only waits for its peer's end.
+    lingering: Option<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    doorbell: Doorbell,
+    slots: RefCell<Slab<Slot>>,
+    next_generation: Cell<u32>,
+    lingering: Cell<usize>,
+    wheel: RefCell<Wheel>,
+    /// When the timer is set to go off, in the wheel's milliseconds.
+    armed_ms: Cell<u64>,
+    epoch: Instant,
+    now: Cell<Instant>,
+    ring_operations: Cell<u32>,
+    /// Tasks became runnable that the dispatcher does not know of.
+    runnable: Cell<bool>,
+    stopped: Cell<bool>,
+}
+
+/// The sockets of a shard; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Net(Rc<Inner>);
+
+/// Held while a file operation is on its way through the ring.
+#[derive(Debug)]
+pub struct RingOperation(Net);
+
+impl Drop for RingOperation {
+    fn drop(&mut self) {
+        let operations = &self.0.0.ring_operations;
+        operations.set(operations.get() - 1);
+    }
+}
+
+impl Net {
+    /// The epoll of this thread's shard, woken by `doorbell`.
+    pub fn new(doorbell: Doorbell) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &*doorbell.0, EventData::new_u64(DOORBELL), EventFlags::IN)?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+        let now = Instant::now();
+        Ok(Net(Rc::new(Inner {
+            epoll,
+            timer,
+            doorbell,
+            slots: RefCell::default(),
+            next_generation: Cell::new(0),
+            lingering: Cell::new(0),
+            wheel: RefCell::default(),
+            armed_ms: Cell::new(u64::MAX),
+            epoch: now,
+            now: Cell::new(now),
+            ring_operations: Cell::new(0),
+            runnable: Cell::new(true),
+            stopped: Cell::new(false),
+        })))
+    }
+
+    /// The time of the dispatcher's last turn.
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// Reads the clock: for what runs after a long wait for something other than a socket.
+    pub fn refresh_now(&self) -> Instant {
+        self.0.now.set(Instant::now());
+        self.0.now.get()
+    }
+
+    /// Says that a file operation is on its way, until the result is dropped.
+    pub fn ring_operation(&self) -> RingOperation {
+        let operations = &self.0.ring_operations;
+        operations.set(operations.get() + 1);
+        RingOperation(self.clone())
+    }
+
+    /// Says that a task was made runnable other than by its socket: no nap before it has run.
+    pub fn note_runnable(&self) {
+        self.0.runnable.set(true);
+    }
+
+    /// Spawns a task on this shard.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.note_runnable();
+        glommio::spawn_local(task).detach();
+    }
+
+    /// Makes [`Self::dispatch`] return.
+    pub fn stop(&self) {
+        self.0.stopped.set(true);
+        self.0.doorbell.ring();
+    }
+
+    /// Serves the sockets until [`Self::stop`].
+    pub async fn dispatch(&self) -> io::Result<()> {
+        let inner = &*self.0;
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut last_pass = self.refresh_now();
+        while !inner.stopped.get() {
+            let may_nap = inner.ring_operations.get() == 0 && !inner.runnable.replace(false);
+            let timeout = if may_nap { &NAP } else { &NO_WAIT };
+            match epoll::wait(&inner.epoll, rustix::buffer::spare_capacity(&mut events), Some(timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = self.refresh_now();
+            if events.is_empty() {
+                if may_nap || inner.ring_operations.get() > 0 {
+                    park::until_ready(&inner.epoll).await?;
+                    last_pass = self.refresh_now();
+                } else {
+                    yield_now().await;
+                }
+                continue;
+            }
+            for event in events.drain(..) {
+                inner.handle(event);
+            }
+            let overdue = now.duration_since(last_pass) > Duration::from_micros(REACTOR_PASS_US);
+            if inner.ring_operations.get() > 0 && overdue {
+                glommio::timer::Timer::new(Duration::from_micros(1)).await;
+                last_pass = now;
+            } else {
+                yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Registers a socket; it may be ready already.
+    fn register(&self, fd: impl AsFd, readable: bool) -> io::Result<Key> {
+        let inner = &*self.0;
+        let generation = inner.next_generation.get();
+        inner.next_generation.set(generation.wrapping_add(1));
+        let mut slots = inner.slots.borrow_mut();
+        let entry = slots.vacant_entry();
+        let key = Key { index: entry.key() as u32, generation };
+        epoll::add(
+            &inner.epoll,
+            fd,
+            EventData::new_u64(key.token()),
+            EventFlags::IN | EventFlags::RDHUP | EventFlags::ET,
+        )?;
+        entry.insert(Slot {
+            generation,
+            readable,
+            hung_up: false,
+            writable: true,
+            expired: false,
+            rung: false,
+            waker: None,
+            lingering: None,
+        });
+        Ok(key)
+    }
+}
+
+/// A slot's place and generation.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    fn token(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
+impl Inner {
+    fn handle(&self, event: Event) {
+        match event.data.u64() {
+            DOORBELL => {
+                let _ = read(&*self.doorbell.0, &mut [0; 8]);
+                for (_, slot) in self.slots.borrow_mut().iter_mut() {
+                    slot.rung = true;
+                    wake(slot);
+                }
+            }
+            TIMER => self.handle_timer(),
+            token => self.handle_socket(token, event.flags),
+        }
+    }
+
+    fn handle_socket(&self, token: u64, flags: EventFlags) {
+        let index = (token & u64::from(u32::MAX)) as usize;
+        let mut slots = self.slots.borrow_mut();
+        // An event that was read before its slot was given away is none of the new owner's.
+        let Some(slot) = slots.get_mut(index).filter(|slot| u64::from(slot.generation) == token >> 32) else { return };
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            slot.hung_up = true;
+            slot.readable = true;
+            slot.writable = true;
+        }
+        if flags.contains(EventFlags::IN) {
+            slot.readable = true;
+        }
+        if flags.contains(EventFlags::OUT) {
+            slot.writable = true;
+        }
+        if let Some(fd) = &slot.lingering {
+            if !drain(fd) {
+                self.forget(&mut slots, index as u32);
+            }
+        } else {
+            wake(slot);
+        }
+    }
+
+    fn handle_timer(&self) {
+        let _ = read(&self.timer, &mut [0; 8]);
+        self.armed_ms.set(u64::MAX);
+        let now_ms = self.ms(self.now.get());
+        let mut slots = self.slots.borrow_mut();
+        let mut over = Vec::new();
+        self.wheel.borrow_mut().fire(now_ms, |index| {
+            if let Some(slot) = slots.get_mut(index as usize) {
+                if slot.lingering.is_some() {
+                    over.push(index);
+                } else {
+                    slot.expired = true;
+                    wake(slot);
+                }
+            }
+        });
+        for index in over {
+            self.forget(&mut slots, index);
+        }
+        drop(slots);
+        self.arm();
+    }
+
+    /// Frees a slot; a lingering socket is closed with it.
+    fn forget(&self, slots: &mut Slab<Slot>, index: u32) {
+        self.wheel.borrow_mut().set(index, None);
+        if slots.remove(index as usize).lingering.is_some() {
+            self.lingering.set(self.lingering.get() - 1);
+        }
+    }
+
+    fn ms(&self, time: Instant) -> u64 {
+        time.duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn set_deadline(&self, index: u32, deadline: Option<Instant>) {
+        // One up: a deadline in the middle of a millisecond must not fire before it.
+        self.wheel.borrow_mut().set(index, deadline.map(|deadline| self.ms(deadline) + 1));
+        self.arm();
+    }
+
+    /// Sets the timer when it would go off too late.
+    fn arm(&self) {
+        let Some(next_ms) = self.wheel.borrow().next_ms() else { return };
+        if next_ms >= self.armed_ms.get() {
+            return;
+        }
+        self.armed_ms.set(next_ms);
+        // Relative to now: the clock behind Instant is the timer's, but its value is hidden.
+        let ahead = Duration::from_millis(next_ms).saturating_sub(self.epoch.elapsed()).max(Duration::from_micros(1));
+        let it_value = Timespec { tv_sec: ahead.as_secs() as i64, tv_nsec: i64::from(ahead.subsec_nanos()) };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })
+            .expect("a valid time on a timer of our own");
+    }
+
+    /// Keeps a half-closed socket until its peer ends it or the deadline passes.
+    fn linger(&self, key: Key, fd: OwnedFd, deadline: Instant) {
+        let mut slots = self.slots.borrow_mut();
+        if self.lingering.get() >= LINGERING_MAX || !drain(&fd) {
+            self.forget(&mut slots, key.index);
+            return;
+        }
+        if let Some(slot) = slots.get_mut(key.index as usize) {
+            slot.waker = None;
+            slot.lingering = Some(fd);
+            self.lingering.set(self.lingering.get() + 1);
+        }
+        drop(slots);
+        self.set_deadline(key.index, Some(deadline));
+    }
+}
+
+fn wake(slot: &mut Slot) {
+    if let Some(waker) = slot.waker.take() {
+        waker.wake();
+    }
+}
+
+/// Throws away what the peer still sends; false when it has ended.
+fn drain(fd: &OwnedFd) -> bool {
+    let mut scratch = [0; 4096];
+    // A peer that sends faster than this loop reads waits for the next event.
+    for _ in 0..16 {
+        match recv(fd, &mut scratch[..], RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return false,
+            Ok((octets, _)) if octets < scratch.len() => return true,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+    true
+}

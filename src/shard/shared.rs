@@ -1,0 +1,139 @@
+//! What all shards share: counts, rates and the stage of the process's life. Plain atomics.
+
+use crate::config::Limits;
+use crate::policy::{ConnectionCounter, ConnectionTable, RateTable, Slot, SourceHasher};
+use crate::smtp::reply::Reply;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// The stages of the process's life, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Serving.
+    Serving = 0,
+    /// No new connections; sessions end when their transaction does.
+    Draining = 1,
+    /// Sessions end now, save for a commit on its way.
+    Ending = 2,
+}
+
+/// Shared by all shards and the control thread.
+#[derive(Debug)]
+pub struct Shared {
+    hasher: SourceHasher,
+    connections: ConnectionCounter,
+    per_source: ConnectionTable,
+    rates: RateTable,
+    /// Memory taken by messages that are arriving.
+    body_octets: AtomicUsize,
+    stage: AtomicU8,
+    started: Instant,
+}
+
+impl Shared {
+    /// Empty tables.
+    pub fn new(limits: &Limits) -> Self {
+        Shared {
+            hasher: SourceHasher::new(limits.table_slots, limits.ipv6_prefix),
+            connections: ConnectionCounter::new(),
+            per_source: ConnectionTable::new(limits.table_slots),
+            rates: RateTable::new(limits.table_slots),
+            body_octets: AtomicUsize::new(0),
+            stage: AtomicU8::new(Stage::Serving as u8),
+            started: Instant::now(),
+        }
+    }
+
+    /// Inbound connections now.
+    pub fn connections(&self) -> u32 {
+        self.connections.current()
+    }
+
+    /// The stage of the process's life.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Serving,
+            1 => Stage::Draining,
+            _ => Stage::Ending,
+        }
+    }
+
+    /// Enters a stage; there is no way back. The caller rings the shards' doorbells.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    /// Admits a connection, or says with which reply to refuse it.
+    ///
+    //= [MS-OXSMTP] 3.2.7 ConnectionCountExceeded, ConnectionCountPerSource: in this order.
+    pub fn admit(self: &Arc<Self>, client: IpAddr, limits: &Limits) -> Result<Permit, Reply> {
+        if !self.connections.try_acquire(limits.connections_max) {
+            return Err(Reply::TooManyConnections);
+        }
+        let source = self.hasher.slot(client);
+        if !self.per_source.try_acquire(source, limits.connections_per_source_max) {
+            self.connections.release();
+            return Err(Reply::TooManyConnectionsFromSource);
+        }
+        Ok(Permit { shared: self.clone(), source })
+    }
+
+    /// Memory taken by messages that are arriving, in octets.
+    pub fn body_octets(&self) -> usize {
+        self.body_octets.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection's place in the counts, until it drops.
+#[derive(Debug)]
+pub struct Permit {
+    shared: Arc<Shared>,
+    source: Slot,
+}
+
+impl Permit {
+    /// Counts one more message from this source, unless its rate is used up (E4).
+    pub fn try_count_message(&self, now: Instant, limits: &Limits) -> bool {
+        let now_ms = now.duration_since(self.shared.started).as_millis() as u64;
+        self.shared.rates.try_count(self.source, now_ms, limits.message_rate_per_minute)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.shared.per_source.release(self.source);
+        self.shared.connections.release();
+    }
+}
+
+/// Memory that a message takes, counted in the process's sum until it drops.
+#[derive(Debug)]
+pub struct BodyMemory {
+    shared: Arc<Shared>,
+    octets: usize,
+}
+
+impl BodyMemory {
+    /// None yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        BodyMemory { shared, octets: 0 }
+    }
+
+    /// The message now takes `octets`.
+    pub fn set(&mut self, octets: usize) {
+        if octets > self.octets {
+            self.shared.body_octets.fetch_add(octets - self.octets, Ordering::Relaxed);
+        } else {
+            self.shared.body_octets.fetch_sub(self.octets - octets, Ordering::Relaxed);
+        }
+        self.octets = octets;
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}

@@ -1,0 +1,251 @@
+//! The spool as files: its layout, its lock, and the reading half of the queue's `Disk`.
+
+use crate::queue::disk::Disk;
+use crate::queue::record::FORMAT_VERSION;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const FORMAT_FILE: &str = "format";
+const LOCK_FILE: &str = "lock";
+
+/// Why a spool cannot be used. Each says what is wrong and what to do.
+#[derive(Debug)]
+pub enum SpoolError {
+    /// Another process has it.
+    Locked(PathBuf, String),
+    /// It was written by another version.
+    Format(PathBuf, String),
+    /// There is no spool.
+    Absent(PathBuf),
+    /// The system refuses.
+    Io(PathBuf, &'static str, io::Error),
+}
+
+impl fmt::Display for SpoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SpoolError::Locked(path, owner) => write!(
+                f,
+                "spool {} is in use by another gatepost (process {owner}); stop it or choose another --spool",
+                path.display()
+            ),
+            SpoolError::Format(path, found) => write!(
+                f,
+                "{} says {found:?}, this version reads \"gatepost-spool {FORMAT_VERSION}\"; run the version that wrote it, or choose another --spool",
+                path.display()
+            ),
+            SpoolError::Absent(path) => {
+                write!(f, "{} is not a gatepost spool; give the directory that serve uses with --spool", path.display())
+            }
+            SpoolError::Io(path, what, error) => {
+                let remedy = match error.kind() {
+                    io::ErrorKind::PermissionDenied => "; give this user write permission or choose another --spool",
+                    io::ErrorKind::StorageFull => "; free some space or choose another --spool",
+                    io::ErrorKind::ReadOnlyFilesystem => "; remount it writable or choose another --spool",
+                    io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "; choose another --spool",
+                    _ => "",
+                };
+                write!(f, "cannot {what} {}: {error}{remedy}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for SpoolError {}
+
+/// A spool directory that this process has to itself until this value drops.
+#[derive(Debug)]
+pub struct SpoolDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl SpoolDirectory {
+    /// Opens the spool at `path`, making it if need be, and locks it.
+    pub fn open(path: &Path) -> Result<Self, SpoolError> {
+        make_directory(path)?;
+        let path = fs::canonicalize(path).map_err(|error| SpoolError::Io(path.to_owned(), "find", error))?;
+        let lock = lock(&path)?;
+        check_format(&path)?;
+        Ok(SpoolDirectory { path, _lock: lock })
+    }
+
+    /// Its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of a shard, made if need be.
+    pub fn shard(&self, shard: usize) -> Result<Directory, SpoolError> {
+        let path = self.path.join(shard_name(shard));
+        make_directory(&path)?;
+        Ok(Directory { path })
+    }
+}
+
+/// The shard directories of a spool, for reading beside a running gateway or without one.
+pub fn shard_directories(spool: &Path) -> Result<Vec<Directory>, SpoolError> {
+    let failed = |error| SpoolError::Io(spool.to_owned(), "read", error);
+    if !spool.join(FORMAT_FILE).exists() {
+        return Err(SpoolError::Absent(spool.to_owned()));
+    }
+    read_format(spool)?;
+    let mut shards: Vec<(usize, Directory)> = Vec::new();
+    for entry in fs::read_dir(spool).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("shard-")?.parse().ok());
+        if let Some(number) = number {
+            shards.push((number, Directory { path }));
+        }
+    }
+    shards.sort_by_key(|(number, _)| *number);
+    Ok(shards.into_iter().map(|(_, directory)| directory).collect())
+}
+
+fn shard_name(shard: usize) -> String {
+    format!("shard-{shard}")
+}
+
+/// Makes a directory for this user alone, its entry on stable storage.
+fn make_directory(path: &Path) -> Result<(), SpoolError> {
+    let failed = |error| SpoolError::Io(path.to_owned(), "make the directory", error);
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_directory(parent).map_err(failed)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn lock(spool: &Path) -> Result<File, SpoolError> {
+    let path = spool.join(LOCK_FILE);
+    let failed = |error| SpoolError::Io(path.clone(), "write", error);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut owner = String::new();
+            // Only for the message.
+            let _ = file.read_to_string(&mut owner);
+            return Err(SpoolError::Locked(spool.to_owned(), owner.trim().to_owned()));
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+/// Writes the format on a new spool, and refuses another version's.
+fn check_format(spool: &Path) -> Result<(), SpoolError> {
+    let path = spool.join(FORMAT_FILE);
+    if path.exists() {
+        return read_format(spool);
+    }
+    let failed = |error| SpoolError::Io(path.clone(), "write", error);
+    let temporary = spool.join("format.new");
+    let mut file = File::create(&temporary).map_err(failed)?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    writeln!(file, "gatepost-spool {FORMAT_VERSION}").and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&temporary, &path).and_then(|()| sync_directory(spool)).map_err(failed)
+}
+
+fn read_format(spool: &Path) -> Result<(), SpoolError> {
+    let path = spool.join(FORMAT_FILE);
+    let found = fs::read_to_string(&path).map_err(|error| SpoolError::Io(path.clone(), "read", error))?;
+    if found.trim() == format!("gatepost-spool {FORMAT_VERSION}") {
+        Ok(())
+    } else {
+        Err(SpoolError::Format(path, found.trim().to_owned()))
+    }
+}
+
+/// A shard's directory.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Disk for Directory {
+    fn names(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?
+            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn read(&self, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
+        out.clear();
+        File::open(self.file(name))?.read_to_end(out).map(drop)
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        match fs::metadata(self.file(name)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.file(name))?.set_len(octets)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.file(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_made_locked_and_checked() {
+        let root = std::env::temp_dir().join(format!("gatepost-directory-{}", std::process::id()));
+        let path = root.join("a/spool");
+        let spool = SpoolDirectory::open(&path).expect("a new spool");
+        assert!(matches!(SpoolDirectory::open(&path), Err(SpoolError::Locked(..))));
+        spool.shard(1).expect("a shard");
+        spool.shard(0).expect("a shard");
+        drop(spool);
+        let spool = SpoolDirectory::open(&path).expect("the lock went with its owner");
+        let shards = shard_directories(spool.path()).expect("a spool");
+        assert_eq!(
+            shards.iter().map(|shard| shard.path().file_name().expect("a name")).collect::<Vec<_>>(),
+            ["shard-0", "shard-1"]
+        );
+        fs::write(path.join(FORMAT_FILE), "gatepost-spool 999\n").expect("a writable file");
+        drop(spool);
+        assert!(matches!(SpoolDirectory::open(&path), Err(SpoolError::Format(..))));
+        assert!(matches!(shard_directories(&root), Err(SpoolError::Absent(_))));
+        fs::remove_dir_all(root).expect("tidying up");
+    }
+}

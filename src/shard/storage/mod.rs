@@ -1,0 +1,328 @@
+//! The real disk: group commit of a shard's log, and spill files.
+//!
+//! [`Storage::append`] puts a message into the batch that is filling; the committer task writes one
+//! batch after the other to the segment and syncs each, and only then do its messages' futures
+//! give out their [`Durable`]. Which batch, which segment, and who is told what is decided by
+//! [`Spool`]; here are the files.
+//!
+//! On failure the whole batch fails, the segment is left as it is, and for a second after it
+//! [`Storage::is_short`] keeps new transactions away; then the next batch tries a new segment. The
+//! operator is told when it begins and when it ends.
+
+mod directory;
+mod spill;
+
+pub use directory::{Directory, SpoolDirectory, SpoolError, shard_directories};
+pub use spill::Spill;
+
+use super::net::Net;
+use crate::limits::{SEGMENT_MAX_OCTETS, SEGMENT_MIN_OCTETS};
+use crate::metrics::ShardMetrics;
+use crate::queue::disk::segment_name;
+use crate::queue::record::NewMessage;
+use crate::queue::spool::{Batch, Receipt, Spool, Synced};
+use crate::smtp::{Durable, QueueId};
+use glommio::GlommioError;
+use glommio::io::{BufferedFile, Directory as RingDirectory, OpenOptions};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long new transactions are kept away after a failure.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The files of one shard's spool; clones are the same.
+#[derive(Clone)]
+pub struct Storage(Rc<Inner>);
+
+struct Inner {
+    net: Net,
+    directory: Directory,
+    spool: RefCell<Spool>,
+    /// Outcomes that are awaited, by batch number.
+    outcomes: RefCell<Vec<(u64, Rc<Outcome>)>>,
+    committer: Cell<Option<Waker>>,
+    stopped: Cell<bool>,
+    failed_at: Cell<Option<Instant>>,
+    spare: RefCell<Option<Segment>>,
+    metrics: Rc<ShardMetrics>,
+}
+
+/// What becomes of a batch, for all who wait for it.
+#[derive(Default)]
+struct Outcome {
+    result: Cell<Option<Result<Synced, CommitError>>>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+/// The message could not be made durable and is not kept; the operator was told why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitError;
+
+struct Segment {
+    generation: u64,
+    capacity: u64,
+    file: BufferedFile,
+}
+
+/// A message that was appended and is not yet durable.
+#[must_use]
+pub struct Commit {
+    receipt: Receipt,
+    outcome: Rc<Outcome>,
+}
+
+impl Commit {
+    /// Waits for the sync that covers the message.
+    pub async fn durable(self) -> Result<Durable, CommitError> {
+        let Commit { receipt, outcome } = self;
+        poll_fn(|cx| match outcome.result.get() {
+            None => {
+                outcome.wakers.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(result) => Poll::Ready(result.and_then(|synced| synced.prove(&receipt).ok_or(CommitError))),
+        })
+        .await
+    }
+}
+
+impl Storage {
+    /// Storage in `directory`, whose recovery gave `spool`. Serves after [`Self::run`] is spawned.
+    pub fn new(net: Net, directory: Directory, spool: Spool, metrics: Rc<ShardMetrics>) -> Self {
+        Storage(Rc::new(Inner {
+            net,
+            directory,
+            spool: RefCell::new(spool),
+            outcomes: RefCell::default(),
+            committer: Cell::new(None),
+            stopped: Cell::new(false),
+            failed_at: Cell::new(None),
+            spare: RefCell::new(None),
+            metrics,
+        }))
+    }
+
+    /// An id for a message that begins to arrive at `unix`.
+    pub fn next_id(&self, unix: SystemTime) -> QueueId {
+        let unix_us = unix.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        self.0.spool.borrow_mut().next_id(u64::try_from(unix_us).unwrap_or(u64::MAX))
+    }
+
+    /// Whether storage failed a moment ago: new transactions should be turned away.
+    pub fn is_short(&self, now: Instant) -> bool {
+        self.0.failed_at.get().is_some_and(|at| now.duration_since(at) < FAILURE_PAUSE)
+    }
+
+    /// Puts a message into the batch that is filling.
+    pub fn append(&self, message: &NewMessage<'_>) -> Commit {
+        let inner = &*self.0;
+        let receipt = inner.spool.borrow_mut().append(message);
+        let batch = Spool::batch_of(&receipt);
+        let mut outcomes = inner.outcomes.borrow_mut();
+        let outcome = match outcomes.last() {
+            Some((number, outcome)) if *number == batch => outcome.clone(),
+            _ => {
+                outcomes.push((batch, Rc::default()));
+                outcomes.last().map(|(_, outcome)| outcome.clone()).unwrap_or_default()
+            }
+        };
+        if let Some(waker) = inner.committer.take() {
+            inner.net.note_runnable();
+            waker.wake();
+        }
+        Commit { receipt, outcome }
+    }
+
+    /// A file for a message that is too large for the log.
+    pub async fn spill(&self, id: QueueId) -> io::Result<Spill> {
+        Spill::create(&self.0.net, &self.0.directory, id).await
+    }
+
+    /// Ends [`Self::run`] once nothing waits.
+    pub fn stop(&self) {
+        self.0.stopped.set(true);
+        if let Some(waker) = self.0.committer.take() {
+            waker.wake();
+        }
+    }
+
+    /// Commits batches, one after the other.
+    pub async fn run(self) {
+        let mut segment: Option<Segment> = None;
+        while let Some(batch) = self.next_batch().await {
+            let started = Instant::now();
+            let messages = batch.messages;
+            let result = self.write(&mut segment, batch).await;
+            self.0.net.refresh_now();
+            match result {
+                Ok(()) => {
+                    self.0.metrics.commit_seconds.record(started.elapsed().as_secs_f64());
+                    self.0.metrics.commit_messages.record(messages as f64);
+                    self.succeed();
+                }
+                Err(error) => {
+                    segment = None;
+                    self.fail(&error);
+                }
+            }
+        }
+        if let Some(segment) = segment {
+            // Everything acknowledged was synced: nothing is lost if closing fails.
+            let _ = segment.file.close().await;
+        }
+    }
+
+    async fn next_batch(&self) -> Option<Batch> {
+        poll_fn(|cx| {
+            let batch = self.0.spool.borrow_mut().take_batch();
+            if batch.is_some() || self.0.stopped.get() {
+                return Poll::Ready(batch);
+            }
+            self.0.committer.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn succeed(&self) {
+        let Some(synced) = self.0.spool.borrow_mut().synced() else { return };
+        if self.0.failed_at.take().is_some() {
+            eprintln!("gatepost: {}: storage works again", self.0.directory.path().display());
+        }
+        // Batches are committed in order: the oldest outcome is this batch's.
+        let (_, outcome) = self.0.outcomes.borrow_mut().remove(0);
+        self.settle(&outcome, Ok(synced));
+    }
+
+    fn fail(&self, error: &io::Error) {
+        let failed = self.0.spool.borrow_mut().failed();
+        let _ = self.report(error);
+        let outcomes: Vec<_> =
+            self.0.outcomes.borrow_mut().extract_if(.., |(number, _)| failed.contains(number)).collect();
+        for (_, outcome) in outcomes {
+            self.settle(&outcome, Err(CommitError));
+        }
+    }
+
+    /// Counts a failure and tells the operator of the first one.
+    pub fn report(&self, error: &io::Error) -> CommitError {
+        self.0.metrics.storage_failures.increment(1);
+        if self.0.failed_at.replace(Some(self.0.net.now())).is_none() {
+            eprintln!(
+                "gatepost: cannot write to {}: {error}; mail is refused with 452 until storage works again",
+                self.0.directory.path().display()
+            );
+        }
+        CommitError
+    }
+
+    fn settle(&self, outcome: &Outcome, result: Result<Synced, CommitError>) {
+        outcome.result.set(Some(result));
+        self.0.net.note_runnable();
+        for waker in outcome.wakers.take() {
+            waker.wake();
+        }
+    }
+
+    /// Writes a batch to its segment and syncs. Every completion is checked: with io_uring a write
+    /// to a failing device completes, and only the sync tells.
+    async fn write(&self, segment: &mut Option<Segment>, batch: Batch) -> io::Result<()> {
+        let _operation = self.0.net.ring_operation();
+        if segment.as_ref().is_none_or(|segment| segment.generation != batch.generation) {
+            if let Some(full) = segment.take() {
+                let _ = full.file.close().await;
+            }
+            *segment = Some(self.segment(batch.generation).await?);
+        }
+        let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
+        write_all(&segment.file, batch.octets, batch.offset).await?;
+        segment.file.fdatasync().await.map_err(into_io)?;
+        let half_full = self.0.spool.borrow().segment_used_octets() > segment.capacity / 2;
+        if half_full && self.0.spare.borrow().is_none() && self.0.spool.borrow().generation() == segment.generation {
+            self.prepare(segment.generation + 1);
+        }
+        Ok(())
+    }
+
+    /// The segment with this generation: prepared already, or made now.
+    async fn segment(&self, generation: u64) -> io::Result<Segment> {
+        let spare = self.0.spare.borrow_mut().take();
+        let segment = match spare {
+            Some(spare) if spare.generation == generation => spare,
+            _ => self.make_segment(generation).await?,
+        };
+        self.0.spool.borrow_mut().segment_opened(generation, segment.capacity);
+        Ok(segment)
+    }
+
+    /// Makes the next segment while the current one fills, so that no message waits for it.
+    fn prepare(&self, generation: u64) {
+        let storage = self.clone();
+        self.0.net.spawn(async move {
+            let _operation = storage.0.net.ring_operation();
+            // On failure it is made when it is needed, and that failure is reported.
+            if let Ok(segment) = storage.make_segment(generation).await {
+                storage.0.spare.replace(Some(segment));
+            }
+        });
+    }
+
+    async fn make_segment(&self, generation: u64) -> io::Result<Segment> {
+        let file = create(&self.0.directory.file(&segment_name(generation))).await?;
+        let capacity = allocate(&file).await?;
+        let header = self.0.spool.borrow().segment_header(generation).encode();
+        write_all(&file, header.to_vec(), 0).await?;
+        file.fdatasync().await.map_err(into_io)?;
+        sync_directory(self.0.directory.path()).await?;
+        Ok(Segment { generation, capacity, file })
+    }
+}
+
+/// Opens a file for writing, for this user alone. One that a failed attempt left is used again.
+async fn create(path: &Path) -> io::Result<BufferedFile> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).buffered_open(path).await.map_err(into_io)
+}
+
+/// Reserves a segment's space, less when space is short; returns how much.
+async fn allocate(file: &BufferedFile) -> io::Result<u64> {
+    let mut capacity = SEGMENT_MAX_OCTETS;
+    loop {
+        match file.pre_allocate(capacity, false).await.map_err(into_io) {
+            Ok(()) => return Ok(capacity),
+            // A filesystem that cannot reserve space: files grow as they are written.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(capacity),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && capacity > SEGMENT_MIN_OCTETS => capacity /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn write_all(file: &BufferedFile, octets: Vec<u8>, offset: u64) -> io::Result<()> {
+    let length = octets.len();
+    let written = file.write_at(octets, offset).await.map_err(into_io)?;
+    // Happens when space runs out in the middle.
+    if written == length {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::StorageFull, format!("{written} of {length} octets written")))
+    }
+}
+
+async fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = RingDirectory::open(path).await.map_err(into_io)?;
+    directory.sync().await.map_err(into_io)?;
+    directory.close().await.map_err(into_io)
+}
+
+/// glommio wraps errors together with paths; the callers name the path themselves.
+fn into_io(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::IoError(error) | GlommioError::EnhancedIoError { source: error, .. } => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
