@@ -1,0 +1,198 @@
+//! The command line.
+//!
+//! Only shapes are checked here; what depends on several options is checked where they are resolved
+//! ([`crate::send::plan`], [`crate::sink`]). A usage error exits with 64.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::id::{NUMBERS_MAX, parse_run};
+use crate::send::source::SourceRange;
+use crate::units::{parse_duration, parse_size};
+
+/// Largest message that can be generated.
+pub const MESSAGE_OCTETS_MAX: u64 = 1 << 30;
+/// Most sessions of one sender.
+pub const SESSIONS_MAX: u64 = 100_000;
+/// Most recipients of one message.
+pub const RECIPIENTS_MAX: u64 = 10_000;
+/// Most threads.
+pub const THREADS_MAX: u64 = 256;
+
+/// Load generator, auditing sink and auditor for SMTP servers.
+#[derive(Debug, Parser)]
+#[command(name = "gatepost-load", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send messages, each with its own id, and report what became of them. Exits 0 when all were accepted for all
+    /// their recipients, 1 otherwise, 64 on a usage error.
+    Send(Box<SendArgs>),
+    /// Accept everything, store nothing, count and verify. Exits 1 when messages were lost or altered.
+    Sink(SinkArgs),
+    /// Verify messages from files or standard input against a list of acknowledged ids. Exits 1 when messages were lost
+    /// or altered.
+    Audit(AuditArgs),
+}
+
+/// Options of `send`.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// Server to send to, ADDR:PORT.
+    #[arg(default_value = "127.0.0.1:2525")]
+    pub target: SocketAddr,
+    /// Allow a target that is not a loopback address.
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// Concurrent sessions.
+    #[arg(long, short = 's', default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=SESSIONS_MAX))]
+    pub sessions: u64,
+    /// Messages to send in all [default: 1 without --duration, else no limit].
+    #[arg(long, short = 'm', value_parser = clap::value_parser!(u64).range(1..=NUMBERS_MAX))]
+    pub messages: Option<u64>,
+    /// Begin no message after this time.
+    #[arg(long, value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Threads [default: number of cores, at most one per session].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=THREADS_MAX))]
+    pub threads: Option<u64>,
+    /// Size of a message in octets, header included.
+    #[arg(long, default_value = "4KB", value_parser = parse_size)]
+    pub size: u64,
+    /// Put lines that start with dots into the body.
+    #[arg(long)]
+    pub dots: bool,
+    /// Messages per connection.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages_per_connection: u64,
+    /// Keep connections for all messages.
+    #[arg(long, conflicts_with = "messages_per_connection")]
+    pub persistent: bool,
+    /// Recipients per message.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=RECIPIENTS_MAX))]
+    pub recipients: u64,
+    /// Reverse-path; empty for the null one.
+    #[arg(long, default_value = "sender@load.example")]
+    pub from: String,
+    /// Forward-path; with several recipients a number is appended to the local part.
+    #[arg(long, default_value = "recipient@load.example")]
+    pub to: String,
+    /// Name given in EHLO.
+    #[arg(long, value_name = "NAME", default_value = "client.load.example")]
+    pub helo: String,
+    /// Send MAIL, RCPT and DATA in one write when the server offers PIPELINING.
+    #[arg(long)]
+    pub pipelining: bool,
+    /// Address or CIDR block to connect from, round robin (repeatable).
+    #[arg(long, value_name = "ADDR|CIDR")]
+    pub source: Vec<SourceRange>,
+    /// Time allowed for a connection and for each reply.
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Send a message again, under its id, when it was refused with 4yz or its connection broke before the final dot.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u64,
+    /// Wait before connecting again after a connection that failed; doubles up to --retry-delay-max.
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_duration)]
+    pub retry_delay: Duration,
+    /// Longest wait before connecting again.
+    #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = parse_duration)]
+    pub retry_delay_max: Duration,
+    /// End when no session could be opened (greeting and EHLO included) and no message was accepted for this long.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub give_up_after: Duration,
+    /// End at the first refusal or error.
+    #[arg(long)]
+    pub stop_on_error: bool,
+    /// End after this many refusals and errors.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_errors: Option<u64>,
+    /// Append the id of each accepted message to this file as it happens: id, space, queue id or a dash.
+    #[arg(long, value_name = "FILE")]
+    pub acked_file: Option<PathBuf>,
+    /// Name of this run, the first part of every id [default: random].
+    #[arg(long, value_name = "NAME", value_parser = parse_run)]
+    pub run_id: Option<String>,
+    /// Print the summary as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Print progress to standard error each second.
+    #[arg(long)]
+    pub progress: bool,
+}
+
+/// Options of `sink`.
+#[derive(Debug, Args)]
+pub struct SinkArgs {
+    /// Address to listen on (repeatable); port 0 takes a free one. The bound addresses are printed first.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]
+    pub listen: Vec<SocketAddr>,
+    /// Threads [default: number of cores].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=THREADS_MAX))]
+    pub threads: Option<u64>,
+    /// Name given in the greeting.
+    #[arg(long, value_name = "NAME", default_value = "sink.load.example")]
+    pub hostname: String,
+    /// Lists of ids that must arrive, read at the end (repeatable).
+    #[arg(long, value_name = "FILE")]
+    pub expect: Vec<PathBuf>,
+    /// Append the id of each received message to this file, and whether it is intact.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Store each message in this directory, with its envelope beside it.
+    #[arg(long, value_name = "DIR")]
+    pub dump: Option<PathBuf>,
+    /// End after this many messages, when their clients have left. With --expect, a signal is the better end: a list
+    /// may not be complete yet when the last message is.
+    #[arg(long, short = 'm', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// End when nothing has arrived for this long, counted from the first connection.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub idle_exit: Option<Duration>,
+    /// Time a connection may be silent.
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Lists of ids that must be there (repeatable).
+    #[arg(long, value_name = "FILE", required = true)]
+    pub acked: Vec<PathBuf>,
+    /// Directory in which each file is one message (repeatable).
+    #[arg(long, value_name = "DIR", required_unless_present = "stdin0")]
+    pub dir: Vec<PathBuf>,
+    /// Read messages from standard input, each ended by a NUL.
+    #[arg(long)]
+    pub stdin0: bool,
+    /// Lines end in LF instead of CRLF, as mail stores on Unix keep them.
+    #[arg(long)]
+    pub lf: bool,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,112 @@
+//! Messages kept as files, for audits octet by octet.
+//!
+//! A message is written to `NAME.partial` as it arrives and renamed to `NAME.eml` at its end; `NAME.envelope` beside it
+//! holds the client's address, its HELO and the MAIL and RCPT commands as they came. Names begin with the time the sink
+//! was started, so that several runs can share a directory. A failure to write is remembered and ends the sink's run
+//! with a fault: an audit must not pass for lack of evidence.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::fault::Fault;
+
+const MESSAGE: &str = "eml";
+const PARTIAL: &str = "partial";
+const ENVELOPE: &str = "envelope";
+
+/// Whether a file in a directory of dumps is not itself a message.
+pub fn is_beside_a_message(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == ENVELOPE || extension == PARTIAL)
+}
+
+/// Where messages are kept; shared by all lanes.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    started_ms: u128,
+    next: AtomicU64,
+}
+
+impl Directory {
+    /// Creates the directory if need be.
+    pub fn open(path: &Path) -> Result<Self, Fault> {
+        std::fs::create_dir_all(path).map_err(|error| Fault::file(path, error))?;
+        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        Ok(Self { path: path.to_owned(), started_ms, next: AtomicU64::new(1) })
+    }
+
+    /// Begins a message.
+    pub fn begin(&self) -> Result<Dump, Fault> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join(format!("{}-{number:010}.{PARTIAL}", self.started_ms));
+        let file = File::create_new(&path).map_err(|error| Fault::file(&path, error))?;
+        Ok(Dump { path, file: BufWriter::new(file) })
+    }
+}
+
+/// A message on its way into a file; dropped before its end it stays behind as partial.
+#[derive(Debug)]
+pub struct Dump {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Dump {
+    /// Appends content.
+    pub fn write(&mut self, content: &[u8]) -> Result<(), Fault> {
+        self.file.write_all(content).map_err(|error| Fault::file(&self.path, error))
+    }
+
+    /// Ends the message and writes its envelope.
+    pub fn finish(mut self, envelope: &Envelope) -> Result<(), Fault> {
+        let result = self.file.flush().and_then(|()| {
+            std::fs::write(self.path.with_extension(ENVELOPE), &envelope.text)?;
+            std::fs::rename(&self.path, self.path.with_extension(MESSAGE))
+        });
+        result.map_err(|error| Fault::file(&self.path, error))
+    }
+}
+
+/// The envelope of the current transaction as text; kept only when messages are.
+#[derive(Debug)]
+pub struct Envelope {
+    text: Vec<u8>,
+    client: String,
+    head_len: usize,
+    kept: bool,
+}
+
+impl Envelope {
+    /// An envelope of a client known by its address.
+    pub fn new(client: String) -> Self {
+        Self { text: Vec::new(), client, head_len: 0, kept: false }
+    }
+
+    /// Notes the client's name.
+    pub fn greet(&mut self, name: &[u8], kept: bool) {
+        self.kept = kept;
+        self.text.clear();
+        if kept {
+            self.text.extend_from_slice(format!("client {}\nhelo", self.client).as_bytes());
+            self.text.extend_from_slice(name);
+            self.text.push(b'\n');
+        }
+        self.head_len = self.text.len();
+    }
+
+    /// Notes a MAIL or RCPT command.
+    pub fn line(&mut self, command: &[u8]) {
+        if self.kept {
+            self.text.extend_from_slice(command);
+            self.text.push(b'\n');
+        }
+    }
+
+    /// Forgets the transaction.
+    pub fn reset(&mut self) {
+        self.text.truncate(self.head_len);
+    }
+}
