@@ -31,6 +31,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::{Directory, Storage};
 
+/// Practically never. When glommio 0.9 finds its preempt timer run out before the first task of a
+/// pass has run, it goes to sleep with tasks that could run, and only the next completion in the
+/// ring wakes it: under load, a shard stood still for minutes. Nothing here needs the timer: the
+/// dispatcher yields by itself and sees to the reactor's turns (see [`net`]).
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
+
 /// Everything a shard is started with.
 #[derive(Debug)]
 pub struct Start {
@@ -76,7 +82,7 @@ pub fn run(start: Start) -> io::Result<()> {
         .name(&format!("gatepost-{}", start.number))
         // The default pins 10 MB per ring for direct I/O, which this program does not do.
         .io_memory(64 * 1024)
-        .preempt_timer(Duration::from_millis(2))
+        .preempt_timer(PREEMPT_TIMER)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
         .map_err(|error| io::Error::other(error.to_string()))?;
