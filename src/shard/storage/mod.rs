@@ -5,6 +5,10 @@
 //! give out their [`Durable`]. Which batch, which segment, and who is told what is decided by
 //! [`Spool`]; here are the files.
 //!
+//! A segment is open with O_DSYNC: a write completes when its octets, and what is needed to read
+//! them back, are on stable storage, or it fails. That is write and fdatasync in one operation of
+//! the ring instead of two (3 to 5 % of the CPU per message), with one completion to check.
+//!
 //! On failure the whole batch fails, the segment is left as it is, and for a second after it
 //! [`Storage::is_short`] keeps new transactions away; then the next batch tries a new segment. The
 //! operator is told when it begins and when it ends.
@@ -229,8 +233,7 @@ impl Storage {
         }
     }
 
-    /// Writes a batch to its segment and syncs. Every completion is checked: with io_uring a write
-    /// to a failing device completes, and only the sync tells.
+    /// Writes a batch to its segment, and through to the device.
     async fn write(&self, segment: &mut Option<Segment>, batch: Batch) -> io::Result<()> {
         let _operation = self.0.net.ring_operation();
         if segment.as_ref().is_none_or(|segment| segment.generation != batch.generation) {
@@ -241,7 +244,6 @@ impl Storage {
         }
         let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
         write_all(&segment.file, batch.octets, batch.offset).await?;
-        segment.file.fdatasync().await.map_err(into_io)?;
         let half_full = self.0.spool.borrow().segment_used_octets() > segment.capacity / 2;
         if half_full && self.0.spare.borrow().is_none() && self.0.spool.borrow().generation() == segment.generation {
             self.prepare(segment.generation + 1);
@@ -273,19 +275,27 @@ impl Storage {
     }
 
     async fn make_segment(&self, generation: u64) -> io::Result<Segment> {
-        let file = create(&self.0.directory.file(&segment_name(generation))).await?;
+        let file = create(&self.0.directory.file(&segment_name(generation)), libc::O_DSYNC).await?;
         let capacity = allocate(&file).await?;
         let header = self.0.spool.borrow().segment_header(generation).encode();
         write_all(&file, header.to_vec(), 0).await?;
-        file.fdatasync().await.map_err(into_io)?;
         sync_directory(self.0.directory.path()).await?;
         Ok(Segment { generation, capacity, file })
     }
 }
 
-/// Opens a file for writing, for this user alone. One that a failed attempt left is used again.
-async fn create(path: &Path) -> io::Result<BufferedFile> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).buffered_open(path).await.map_err(into_io)
+/// Opens a file for writing, for this user alone, with more `flags` of open(2). One that a failed
+/// attempt left is used again.
+async fn create(path: &Path, flags: i32) -> io::Result<BufferedFile> {
+    OpenOptions::new()
+        .custom_flags(flags)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .buffered_open(path)
+        .await
+        .map_err(into_io)
 }
 
 /// Reserves a segment's space, less when space is short; returns how much.

@@ -22,7 +22,7 @@ pub struct Spill {
 impl Spill {
     pub(super) async fn create(net: &Net, directory: &Directory, id: QueueId) -> io::Result<Self> {
         let _operation = net.ring_operation();
-        let file = create(&directory.file(&spill_name(id))).await?;
+        let file = create(&directory.file(&spill_name(id)), 0).await?;
         Ok(Spill { net: net.clone(), directory: directory.path().to_owned(), file: Some(file), octets: 0, crc: 0 })
     }
 
