@@ -40,14 +40,16 @@ struct Inbound {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permit: Permit) {
+///
+/// The state is boxed and the rare long operations are too: a future holds what it moves more than
+/// once, and an idle session is mostly this future.
+pub fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permit: Permit) -> impl Future<Output = ()> {
     let session = Session::new(context.profile.clone(), client, context.net.now());
-    let inbound = Inbound { context, connection, client, permit, session, message: None, left: Vec::new() };
-    inbound.run().await;
+    Box::new(Inbound { context, connection, client, permit, session, message: None, left: Vec::new() }).run()
 }
 
 impl Inbound {
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         // Whether `left` holds input that the session has not looked at.
         let mut pending = false;
         loop {
@@ -63,7 +65,7 @@ impl Inbound {
                 Some(Turn::Read) => {}
                 Some(Turn::Flush) => pending = true,
                 Some(Turn::Commit) => {
-                    self.commit().await;
+                    Box::pin(self.commit()).await;
                     pending = true;
                 }
                 Some(Turn::Close) => break,
@@ -71,7 +73,7 @@ impl Inbound {
                 None => return,
             }
             if self.message.as_ref().is_some_and(|message| message.must_spill(&self.context)) {
-                self.spill().await;
+                Box::pin(self.spill()).await;
             }
         }
         // A client that reconnects after its last reply must not meet its own ghost.

@@ -59,8 +59,8 @@ fn admit(context: &Rc<Context>, connection: Connection, client: IpAddr) {
     let context = context.clone();
     context.net.clone().spawn(async move {
         // A defect in one session must not take the shard, with thousands of others, down.
-        let session = AssertUnwindSafe(inbound::serve(context.clone(), connection, client, permit));
-        if session.catch_unwind().await.is_err() {
+        let served = AssertUnwindSafe(inbound::serve(context.clone(), connection, client, permit)).catch_unwind().await;
+        if served.is_err() {
             context.metrics.session_panics.increment(1);
         }
         context.session_ended();
