@@ -100,7 +100,7 @@ pub const SEGMENT_MIN_OCTETS: u64 = MB as u64;
 /// Octets gathered for one write and sync; what comes later waits for the next.
 pub const BATCH_MAX_OCTETS: usize = 4 * MB;
 /// Octets written to a spill file at once.
-pub const SPILL_WRITE_OCTETS: usize = BODY_IN_MEMORY_MAX_OCTETS;
+pub const SPILL_WRITE_OCTETS: usize = 128 * KB;
 /// Largest record: envelope and body of a message held in memory, plus headers.
 pub const RECORD_MAX_OCTETS: usize = MB;
 
@@ -124,7 +124,7 @@ pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 const _: () = {
     assert!(COMMAND_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
-    assert!(BODY_FIRST_OCTETS <= BODY_IN_MEMORY_MAX_OCTETS);
+    assert!(4 * BODY_FIRST_OCTETS <= SPILL_WRITE_OCTETS && SPILL_WRITE_OCTETS <= BODY_IN_MEMORY_MAX_OCTETS);
     assert!(PATH_MAX_OCTETS >= LOCAL_PART_MAX_OCTETS);
     assert!(BODY_IN_MEMORY_MAX_OCTETS + ENVELOPE_MAX_OCTETS + READ_MAX_OCTETS < RECORD_MAX_OCTETS);
     assert!(RECORD_MAX_OCTETS as u64 <= SEGMENT_MIN_OCTETS);

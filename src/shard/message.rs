@@ -3,7 +3,9 @@
 use super::Context;
 use super::shared::BodyMemory;
 use super::storage::{CommitError, Spill};
-use crate::limits::{BODIES_IN_MEMORY_MAX_OCTETS, BODY_FIRST_OCTETS, BODY_IN_MEMORY_MAX_OCTETS, READ_MAX_OCTETS};
+use crate::limits::{
+    BODIES_IN_MEMORY_MAX_OCTETS, BODY_FIRST_OCTETS, BODY_IN_MEMORY_MAX_OCTETS, READ_MAX_OCTETS, SPILL_WRITE_OCTETS,
+};
 use crate::queue::record::{Body, NewMessage};
 use crate::smtp::server::Session;
 use crate::smtp::{Durable, QueueId};
@@ -13,13 +15,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Capacities a body's buffer takes one after the other: known steps instead of doubling, so that
 /// a session's memory is bounded by a constant.
+/// The read that crosses a limit is taken whole.
 const BUFFER_STEPS: [usize; 4] = [
     BODY_FIRST_OCTETS,
-    32 * 1024,
-    128 * 1024,
-    // The read that crosses the spill limit is taken whole.
+    4 * BODY_FIRST_OCTETS,
+    SPILL_WRITE_OCTETS + READ_MAX_OCTETS,
     BODY_IN_MEMORY_MAX_OCTETS + READ_MAX_OCTETS,
 ];
+/// A message that has begun to spill starts here.
+const SPILLING_STEP: usize = 2;
 
 /// A message from its first octet to its commit.
 pub struct Message {
@@ -53,7 +57,8 @@ impl Message {
     fn reserve(&mut self, additional: usize) {
         let needed = self.buffer.len() + additional;
         if needed > self.buffer.capacity() {
-            let capacity = BUFFER_STEPS.into_iter().find(|&step| step >= needed).unwrap_or(needed);
+            let steps = if self.spill.is_some() { &BUFFER_STEPS[SPILLING_STEP..] } else { &BUFFER_STEPS };
+            let capacity = steps.iter().copied().find(|&step| step >= needed).unwrap_or(needed);
             self.buffer.reserve_exact(capacity - self.buffer.len());
             self.memory.set(self.buffer.capacity());
         }
