@@ -1,5 +1,47 @@
-//! Gatepost, a mail edge gateway: accepts SMTP at high rate, enforces limits, spools durably.
-#![warn(missing_docs)]
+//! Gatepost, a mail edge gateway: it accepts SMTP at high rate, enforces limits, and spools every
+//! message durably before it says 250.
+//!
+//! # The map
+//!
+//! | room | what lives there | may use |
+//! |---|---|---|
+//! | [`limits`] | every bound and default, with its source | nothing |
+//! | [`smtp`] | the protocol, pure: lines, commands, addresses, replies, the receiving session | `limits` |
+//! | [`policy`] | decisions, pure: shared tables, accepted domains, address ranges | `smtp`, `limits` |
+//! | [`queue`] | the durable queue, pure: record format, group commit, recovery | `smtp`, `limits` |
+//! | [`config`] | options, validated once | `smtp`, `policy`, `limits` |
+//! | [`metrics`] | names, help texts, handles | `smtp` |
+//! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
+//! | [`control`] | preflight, signals, the metrics endpoint | `shard`, `config`, `metrics` |
+//! | [`cmd`] | the other subcommands | `queue`, and the spool's directories |
+//!
+//! # The flow of a message
+//!
+//! ```text
+//! client ── TCP ──> shard::listener   permits: total, per source          (policy::ConnectionTable)
+//!                     │ 220
+//!                   shard::inbound    reads into the shard's scratch buffer
+//!                     │ slices
+//!                   smtp::server      Session::step: commands, replies, data decoder
+//!                     │ Decide ──────> policy   rate, accepted domains ──> verdict
+//!                     │ Body
+//!                   shard::message    buffer, or a spill file beyond 256 KB
+//!                     │ Commit
+//!                   shard::storage    batch ─> segment, written through  (queue::Spool, record)
+//!                     │ Durable
+//! client <── 250 ── smtp::server      only with that proof
+//! ```
+//!
+//! # To change X, edit Y
+//!
+//! | X | Y |
+//! |---|---|
+//! | a reply's text, or whether it ends the session | `smtp::reply`, the table |
+//! | what a verb does, the order of checks | `smtp::server`, `verbs` |
+//! | a limit or default | [`limits`]; its option in `config::options` |
+//! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
+//! | what is stored | `queue::record`: raise the format version |
+//! | a metric | [`metrics`], the table |
 
 pub mod cmd;
 pub mod config;
