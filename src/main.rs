@@ -12,8 +12,9 @@ use gatepost::{cmd, metrics};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
 use std::io::{self, BufWriter, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -61,10 +62,17 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let spool = SpoolDirectory::open(&config.spool)?;
     let bindings = preflight::bind(&config.listen, shards)?;
     let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
-    let (directories, found) = recover(&spool, shards)?;
+    let recovered = recover(&spool, shards)?;
     let recorder = install_recorder()?;
 
-    say_what_it_does(&config, shards, &spool, &bindings, metrics_listener.as_ref(), &found);
+    let in_queue = recovered
+        .iter()
+        .fold((0, 0), |(messages, octets), (_, found)| (messages + found.messages, octets + found.octets));
+    ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(in_queue.0 as f64);
+    ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
+    let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    // Nobody may be listening to what it says.
+    let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &bindings, metrics_address);
     let shared = Arc::new(Shared::new(&config.limits));
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
@@ -83,7 +91,8 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         }
     }
     let (ended, endings) = mpsc::channel();
-    let parts = directories.into_iter().zip(found).zip(listeners).zip(doorbells);
+    // Directories beyond today's shards are left as they are.
+    let parts = recovered.into_iter().zip(listeners).zip(doorbells);
     for (number, (((directory, found), listeners), doorbell)) in parts.enumerate() {
         let start = Start {
             number,
@@ -118,7 +127,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             format!("shard {number} has ended: {cause}; what was acknowledged is in the spool, start again"),
         ));
     }
-    println!("drained: {} messages are queued", queued(&spool)?);
+    let _ = writeln!(io::stdout(), "drained");
     Ok(())
 }
 
@@ -132,46 +141,34 @@ fn os_failure(error: &io::Error) -> Failure {
     Failure::new(ExitCode::OsError, error.to_string())
 }
 
-/// Recovers every shard directory of the spool, also those beyond today's number of shards.
-/// Returns the directories of today's shards, and what each holds; behind them what orphans hold.
-fn recover(spool: &SpoolDirectory, shards: usize) -> Result<(Vec<Directory>, Vec<Found>), Failure> {
-    let mut directories = (0..shards).map(|shard| spool.shard(shard)).collect::<Result<Vec<_>, _>>()?;
-    let today = directories.len();
-    let known: Vec<_> = directories.iter().map(|directory| directory.path().to_owned()).collect();
-    directories.extend(
-        shard_directories(spool.path())?.into_iter().filter(|directory| !known.contains(&directory.path().to_owned())),
-    );
-    let results = thread::scope(|scope| {
-        let threads: Vec<_> = directories
-            .iter_mut()
-            .map(|directory| scope.spawn(|| (recover::recover(directory), directory.path().to_owned())))
-            .collect();
-        threads.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+/// Recovers every shard directory of the spool, those beyond today's number of shards too. Returns
+/// the directories in the order of their shards, and what each holds.
+fn recover(spool: &SpoolDirectory, shards: usize) -> Result<Vec<(Directory, Found)>, Failure> {
+    for shard in 0..shards {
+        spool.make_shard(shard)?;
+    }
+    let directories = shard_directories(spool.path())?;
+    let recover_one = |mut directory: Directory| {
+        let found = recover::recover(&mut directory);
+        (directory, found)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = directories.into_iter().map(|directory| scope.spawn(|| recover_one(directory))).collect();
+        threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
-    let mut all = Vec::new();
+    let mut recovered = Vec::new();
     for result in results {
-        let Ok((result, path)) = result else {
-            return Err(Failure::new(ExitCode::Software, "recovery of the spool panicked, see above"));
-        };
-        let found = result
-            .map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {}: {error}", path.display())))?;
-        for damage in &found.damage {
-            eprintln!("gatepost: {}/{damage}", path.display());
-        }
-        all.push(found);
-    }
-    directories.truncate(today);
-    Ok((directories, all))
-}
-
-fn queued(spool: &SpoolDirectory) -> Result<u64, Failure> {
-    let mut messages = 0;
-    for directory in shard_directories(spool.path())? {
+        let (directory, found) =
+            result.map_err(|_| Failure::new(ExitCode::Software, "recovery of the spool panicked, see above"))?;
+        let path = directory.path().display();
         let found =
-            recover::read(&directory, |_| ()).map_err(|error| Failure::new(ExitCode::IoError, error.to_string()))?;
-        messages += found.messages;
+            found.map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {path}: {error}")))?;
+        for damage in &found.damage {
+            eprintln!("gatepost: {path}/{damage}");
+        }
+        recovered.push((directory, found));
     }
-    Ok(messages)
+    Ok(recovered)
 }
 
 fn install_recorder() -> Result<PrometheusHandle, Failure> {
@@ -210,32 +207,12 @@ fn start_control(control: Control) -> Result<(), Failure> {
 fn say_what_it_does(
     config: &Config,
     shards: usize,
-    spool: &SpoolDirectory,
+    spool: &Path,
+    (messages, octets): (u64, u64),
     bindings: &[Binding],
-    metrics_listener: Option<&TcpListener>,
-    found: &[Found],
-) {
-    let out = &mut io::stdout().lock();
-    let _ = write_what_it_does(out, config, shards, spool, bindings, metrics_listener, found);
-    let _ = out.flush();
-    let (messages, octets) = in_queue(found);
-    ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(messages as f64);
-    ::metrics::gauge!(metrics::QUEUE_BYTES).set(octets as f64);
-}
-
-fn in_queue(found: &[Found]) -> (u64, u64) {
-    found.iter().fold((0, 0), |(messages, octets), found| (messages + found.messages, octets + found.octets))
-}
-
-fn write_what_it_does(
-    out: &mut impl Write,
-    config: &Config,
-    shards: usize,
-    spool: &SpoolDirectory,
-    bindings: &[Binding],
-    metrics_listener: Option<&TcpListener>,
-    found: &[Found],
+    metrics_address: Option<SocketAddr>,
 ) -> io::Result<()> {
+    let out = &mut io::stdout().lock();
     writeln!(out, "gatepost {}: {}, {shards} shards", env!("CARGO_PKG_VERSION"), config.hostname)?;
     for binding in bindings {
         writeln!(out, "listening on {}", binding.address)?;
@@ -251,10 +228,9 @@ fn write_what_it_does(
         }
         count => writeln!(out, "accepting mail for {count} domains")?,
     }
-    let (messages, octets) = in_queue(found);
-    writeln!(out, "spooling to {} ({messages} messages, {octets} octets are queued)", spool.path().display())?;
+    writeln!(out, "spooling to {} ({messages} messages, {octets} octets are queued)", spool.display())?;
     writeln!(out, "holding mail in the queue: this version does not deliver yet")?;
-    if let Some(address) = metrics_listener.and_then(|listener| listener.local_addr().ok()) {
+    if let Some(address) = metrics_address {
         writeln!(out, "metrics at http://{address}/metrics")?;
     }
     if !config.inactive.is_empty() {

@@ -10,7 +10,7 @@ pub mod preflight;
 use crate::limits::METRICS_UPKEEP_MS;
 use crate::shard::{Doorbell, Shared, Stage};
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +69,8 @@ async fn drain(
         doorbells.iter().for_each(Doorbell::ring);
     };
     signalled().await;
-    println!("draining: sessions may finish their transactions for {}", humantime::format_duration(timeout));
+    // Nobody may be listening any more.
+    let _ = writeln!(io::stdout(), "draining: transactions may go on for {}", humantime::format_duration(timeout));
     enter(Stage::Draining);
     tokio::select! {
         () = sleep(timeout) => {}

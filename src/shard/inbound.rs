@@ -30,9 +30,11 @@ enum Turn {
 
 struct Inbound {
     context: Rc<Context>,
-    connection: Connection,
     client: IpAddr,
+    // Before the connection: a client that reconnects must not meet its own ghost, so the permit
+    // is given back before the socket closes.
     permit: Permit,
+    connection: Connection,
     session: Session,
     message: Option<Message>,
     /// Input that the session has not consumed.
@@ -76,7 +78,6 @@ impl Inbound {
                 Box::pin(self.spill()).await;
             }
         }
-        // A client that reconnects after its last reply must not meet its own ghost.
         drop(self.permit);
         self.connection.linger();
     }

@@ -117,7 +117,14 @@ async fn serve(start: Start) -> io::Result<()> {
         });
     }
     let committer = glommio::spawn_local(storage.clone().run());
-    context.stop_if_drained();
+    let watched = context.clone();
+    net.spawn(async move {
+        // Without listeners and sessions nothing else would notice that the process drains.
+        loop {
+            watched.stop_if_drained();
+            watched.net.bell().await;
+        }
+    });
     let result = net.dispatch().await;
     storage.stop();
     committer.await;

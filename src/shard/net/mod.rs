@@ -33,11 +33,12 @@ use rustix::net::{RecvFlags, recv};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use wheel::Wheel;
 
@@ -64,7 +65,8 @@ impl Doorbell {
         Ok(Doorbell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
     }
 
-    /// Wakes the shard: every task that waits for a socket gets [`Ready::Bell`] once.
+    /// Wakes the shard: every task that waits for a socket gets [`Ready::Bell`] once, and
+    /// [`Net::bell`] returns.
     pub fn ring(&self) {
         // Fails only when the counter is full, and then it is ringing already.
         let _ = write(&*self.0, &1_u64.to_ne_bytes());
@@ -105,6 +107,8 @@ struct Inner {
     /// Tasks became runnable that the dispatcher does not know of.
     runnable: Cell<bool>,
     stopped: Cell<bool>,
+    /// Who waits in [`Net::bell`].
+    bell_waker: RefCell<Option<Waker>>,
 }
 
 /// The sockets of a shard; clones are the same.
@@ -145,6 +149,7 @@ impl Net {
             unsubmitted: Cell::new(false),
             runnable: Cell::new(true),
             stopped: Cell::new(false),
+            bell_waker: RefCell::default(),
         })))
     }
 
@@ -176,6 +181,19 @@ impl Net {
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.note_runnable();
         glommio::spawn_local(task).detach();
+    }
+
+    /// Waits for the doorbell, without a socket; one task at a time.
+    pub async fn bell(&self) {
+        let mut waits = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut waits, true) {
+                return Poll::Ready(());
+            }
+            self.0.bell_waker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Makes [`Self::dispatch`] return.
@@ -275,6 +293,9 @@ impl Inner {
         match event.data.u64() {
             DOORBELL => {
                 let _ = read(&*self.doorbell.0, &mut [0; 8]);
+                if let Some(waker) = self.bell_waker.take() {
+                    waker.wake();
+                }
                 for (_, slot) in self.slots.borrow_mut().iter_mut() {
                     slot.rung = true;
                     wake(slot);

@@ -80,15 +80,14 @@ impl SpoolDirectory {
         &self.path
     }
 
-    /// The directory of a shard, made if need be.
-    pub fn shard(&self, shard: usize) -> Result<Directory, SpoolError> {
-        let path = self.path.join(shard_name(shard));
-        make_directory(&path)?;
-        Ok(Directory { path })
+    /// Makes the directory of a shard if need be.
+    pub fn make_shard(&self, shard: usize) -> Result<(), SpoolError> {
+        make_directory(&self.path.join(format!("shard-{shard}")))
     }
 }
 
-/// The shard directories of a spool, for reading beside a running gateway or without one.
+/// The shard directories of a spool in the order of their numbers. Needs no lock: for reading
+/// beside a running gateway too.
 pub fn shard_directories(spool: &Path) -> Result<Vec<Directory>, SpoolError> {
     let failed = |error| SpoolError::Io(spool.to_owned(), "read", error);
     if !spool.join(FORMAT_FILE).exists() {
@@ -105,10 +104,6 @@ pub fn shard_directories(spool: &Path) -> Result<Vec<Directory>, SpoolError> {
     }
     shards.sort_by_key(|(number, _)| *number);
     Ok(shards.into_iter().map(|(_, directory)| directory).collect())
-}
-
-fn shard_name(shard: usize) -> String {
-    format!("shard-{shard}")
 }
 
 /// Makes a directory for this user alone, its entry on stable storage.
@@ -233,8 +228,8 @@ mod tests {
         let path = root.join("a/spool");
         let spool = SpoolDirectory::open(&path).expect("a new spool");
         assert!(matches!(SpoolDirectory::open(&path), Err(SpoolError::Locked(..))));
-        spool.shard(1).expect("a shard");
-        spool.shard(0).expect("a shard");
+        spool.make_shard(1).expect("a shard");
+        spool.make_shard(0).expect("a shard");
         drop(spool);
         let spool = SpoolDirectory::open(&path).expect("the lock went with its owner");
         let shards = shard_directories(spool.path()).expect("a spool");

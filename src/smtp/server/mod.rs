@@ -77,8 +77,9 @@ enum State {
     Recipients(Envelope),
     /// MAIL awaits its verdict.
     SenderPending(Envelope),
-    /// The envelope's last recipient awaits its verdict.
-    RecipientPending(Envelope),
+    /// A recipient awaits its verdict: the envelope's last one, unless the envelope was too full
+    /// to take it; that is said only when nothing else speaks against the recipient (C19, C17).
+    RecipientPending { envelope: Envelope, added: bool },
     /// 354 was sent.
     Data(Envelope, Content),
     /// The data's end was read; the driver owes the outcome.
@@ -228,6 +229,11 @@ impl Session {
         if !input.is_empty() {
             self.last_input = now;
         }
+        //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut: it acts right after a reply that was owed meanwhile,
+        //= before the commands behind it, and whether or not a client keeps the driver busy.
+        if self.connection_expired(now) && !self.owes_reply() && !self.is_closed() {
+            self.reply(Reply::ConnectionTimedOut);
+        }
         let mut at = 0;
         loop {
             let rest = &input[at..];
@@ -329,20 +335,22 @@ impl Session {
                 self.spare = envelope;
                 self.refuse_mail(reply);
             }
-            (State::RecipientPending(mut envelope), Verdict::Accept) => {
+            (State::RecipientPending { mut envelope, added }, verdict) => {
                 //= [MS-OXSMTP] 3.2.7 TooManyRecipients: more accepted recipients than allowed.
                 let count = u32::try_from(envelope.recipient_count()).unwrap_or(u32::MAX);
-                if self.profile.recipients_max.is_some_and(|max| count > max) {
-                    envelope.remove_last_recipient();
-                    self.refuse_recipient(envelope, Reply::TooManyRecipients);
-                } else {
+                let fits = added && self.profile.recipients_max.is_none_or(|max| count <= max);
+                let refusal = match verdict {
+                    Verdict::Accept => (!fits).then_some(Reply::TooManyRecipients),
+                    Verdict::Refuse(reply) => Some(reply),
+                };
+                let Some(refusal) = refusal else {
                     self.state = State::Recipients(envelope);
-                    self.reply(Reply::RecipientOk);
+                    return self.reply(Reply::RecipientOk);
+                };
+                if added {
+                    envelope.remove_last_recipient();
                 }
-            }
-            (State::RecipientPending(mut envelope), Verdict::Refuse(reply)) => {
-                envelope.remove_last_recipient();
-                self.refuse_recipient(envelope, reply);
+                self.refuse_recipient(envelope, refusal);
             }
             (state, _) => self.state = state,
         }
@@ -387,12 +395,12 @@ impl Session {
         }
         //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut, ConnectionInactivityTimeOut: the envelope and any
         //= unfinished message are discarded.
-        let expired = |since: Instant, timeout: Option<_>| timeout.is_some_and(|timeout| since + timeout <= now);
-        if expired(self.connected_at, self.profile.connection_timeout) {
-            self.reply(Reply::ConnectionTimedOut);
-        } else {
-            self.reply(Reply::InactivityTimedOut);
-        }
+        let reply = if self.connection_expired(now) { Reply::ConnectionTimedOut } else { Reply::InactivityTimedOut };
+        self.reply(reply);
+    }
+
+    fn connection_expired(&self, now: Instant) -> bool {
+        self.profile.connection_timeout.is_some_and(|timeout| self.connected_at + timeout <= now)
     }
 
     /// The server is shutting down: ends the session if no transaction is open, or at once when
@@ -404,7 +412,7 @@ impl Session {
     }
 
     fn owes_reply(&self) -> bool {
-        matches!(self.state, State::SenderPending(_) | State::RecipientPending(_) | State::Committing(_))
+        matches!(self.state, State::SenderPending(_) | State::RecipientPending { .. } | State::Committing(_))
     }
 
     /// Takes the state out, to be put back or replaced.
@@ -418,7 +426,7 @@ impl Session {
             State::Mail(envelope)
             | State::Recipients(envelope)
             | State::SenderPending(envelope)
-            | State::RecipientPending(envelope)
+            | State::RecipientPending { envelope, .. }
             | State::Data(envelope, _)
             | State::Committing(envelope) => self.spare = envelope,
             State::Idle => {}

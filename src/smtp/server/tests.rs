@@ -1,1 +1,171 @@
+//! What dialogues (`tests/transcripts`) and properties (`tests/session.rs`) cannot show: methods
+//! called out of turn, bounds that take many octets to reach, and pieces of output.
 
+use super::*;
+use crate::limits::ENVELOPE_MAX_OCTETS;
+use std::time::Duration;
+
+fn session() -> (Session, Instant) {
+    let profile = Profile {
+        hostname: "mx.example.org".to_owned(),
+        default_domain: None,
+        message_size_max: None,
+        recipients_max: None,
+        protocol_errors_max: None,
+        connection_timeout: Some(Duration::from_secs(300)),
+        inactivity_timeout: Some(Duration::from_secs(60)),
+    };
+    let now = Instant::now();
+    (Session::new(Rc::new(profile), [192, 0, 2, 1].into(), now), now)
+}
+
+/// Gives the session `input` with `verdict` for every question; returns the replies.
+fn say(session: &mut Session, now: Instant, input: &str, verdict: Verdict) -> String {
+    let mut rest = input.as_bytes();
+    loop {
+        let (consumed, step) = session.step(now, rest);
+        rest = &rest[consumed..];
+        match step {
+            Step::Decide(_) => session.handle_verdict(now, verdict),
+            Step::Flush => panic!("too many replies for one call"),
+            Step::Body(_) | Step::Abandon => {}
+            Step::NeedMore | Step::Commit | Step::Close => break,
+        }
+    }
+    let replies = String::from_utf8(session.replies().to_vec()).expect("ASCII");
+    session.replies_sent(replies.len());
+    replies
+}
+
+/// The envelope's own bound answers like the limit on recipients, and in the same place in the
+/// order of checks: a recipient that is not ours is told so, however full the envelope is (C19
+/// before C17).
+#[test]
+fn a_full_envelope_refuses_last() {
+    let (mut session, now) = session();
+    say(&mut session, now, "HELO x\r\nMAIL FROM:<>\r\n", Verdict::Accept);
+    let domain = ["d".repeat(60), "d".repeat(60), "d".repeat(60)].join(".");
+    let rcpt = format!("RCPT TO:<{}@{domain}>\r\n", "l".repeat(64));
+    let mut accepted = 0;
+    while say(&mut session, now, &rcpt, Verdict::Accept) == "250 2.1.5 Recipient OK\r\n" {
+        accepted += 1;
+        assert!(accepted * 247 < ENVELOPE_MAX_OCTETS, "the envelope is not bounded");
+    }
+    assert_eq!(say(&mut session, now, &rcpt, Verdict::Accept), "452 4.5.3 Too many recipients\r\n");
+    let refused = say(&mut session, now, &rcpt, Verdict::Refuse(Reply::UnableToRelay));
+    assert_eq!(refused, "550 5.7.1 Unable to relay\r\n");
+    // Those accepted before are all there.
+    say(&mut session, now, "DATA\r\n", Verdict::Accept);
+    let envelope = session.envelope().expect("an envelope");
+    assert_eq!(envelope.recipient_count(), accepted);
+    assert!(envelope.recipients().all(|recipient| recipient.len() == 64 + 1 + domain.len()));
+}
+
+#[test]
+fn answers_nobody_asked_for_change_nothing() {
+    let (mut session, now) = session();
+    for input in ["", "HELO x\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b>\r\n", "DATA\r\n", "x\r\n"] {
+        say(&mut session, now, input, Verdict::Accept);
+        session.handle_verdict(now, Verdict::Refuse(Reply::RateExceeded));
+        session.handle_commit_failure(now);
+        assert!(session.replies().is_empty() && !session.is_closed(), "after {input:?}");
+    }
+    assert!(session.in_data());
+    let (consumed, step) = session.step(now, b".\r\nNOOP\r\n");
+    assert_eq!((consumed, step), (3, Step::Commit));
+    session.handle_verdict(now, Verdict::Accept);
+    session.handle_body_failure();
+    session.handle_shutdown(true);
+    assert!(session.replies().is_empty());
+    session.handle_commit_failure(now);
+    assert_eq!(session.replies(), b"452 4.3.1 Insufficient system resources\r\n");
+}
+
+#[test]
+fn a_body_failure_outside_data_is_no_failure() {
+    let (mut session, now) = session();
+    session.handle_body_failure();
+    say(&mut session, now, "HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\n", Verdict::Accept);
+    session.handle_body_failure();
+    say(&mut session, now, "DATA\r\n", Verdict::Accept);
+    assert_eq!(session.step(now, b".\r\n"), (3, Step::Commit));
+}
+
+/// After a refusal is certain no content is passed on, and the driver is told once.
+#[test]
+fn too_much_is_abandoned_once() {
+    let (mut session, now) = session();
+    let profile = Profile { message_size_max: Some(4), ..(*session.profile).clone() };
+    session.profile = Rc::new(profile);
+    say(&mut session, now, "HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n", Verdict::Accept);
+    assert_eq!(session.step(now, b"ab"), (2, Step::Body(b"ab")));
+    assert_eq!(session.step(now, b"cde"), (3, Step::Abandon));
+    assert_eq!(session.step(now, b"fgh\n\r\ni"), (7, Step::NeedMore));
+    assert_eq!(say(&mut session, now, "\r\n.\r\n", Verdict::Accept), format!("{}\r\n", Reply::MessageTooLarge.text()));
+}
+
+#[test]
+fn replies_leave_in_pieces() {
+    let (mut session, now) = session();
+    let banner = session.replies().to_vec();
+    session.replies_sent(4);
+    assert_eq!(session.replies(), &banner[4..]);
+    session.replies_sent(0);
+    session.step(now, b"NOOP\r\n");
+    session.replies_sent(banner.len() - 4);
+    assert_eq!(session.replies(), b"250 2.0.0 OK\r\n");
+    session.replies_sent(14);
+    assert!(session.replies().is_empty());
+}
+
+#[test]
+fn a_full_reply_buffer_stops_the_reading() {
+    let (mut session, now) = session();
+    let input = "NOOP\r\n".repeat(REPLIES_MAX_OCTETS);
+    let (consumed, step) = session.step(now, input.as_bytes());
+    assert_eq!(step, Step::Flush);
+    assert!(consumed < input.len() && session.replies().len() < REPLIES_MAX_OCTETS + 512);
+    // Nothing more until they have left.
+    assert_eq!(session.step(now, &input.as_bytes()[consumed..]), (0, Step::Flush));
+    let sent = session.replies().len();
+    session.replies_sent(sent);
+    assert!(session.step(now, &input.as_bytes()[consumed..]).0 > 0);
+}
+
+#[test]
+fn refusals_are_told_once() {
+    let (mut session, now) = session();
+    say(&mut session, now, "WHAT\r\nNOOP\r\nRSET x\r\n", Verdict::Accept);
+    let refusals: Vec<Reply> = session.take_refusals().collect();
+    assert_eq!(refusals, [Reply::UnrecognizedCommand, Reply::InvalidArguments]);
+    assert_eq!(session.take_refusals().count(), 0);
+}
+
+#[test]
+fn deadlines() {
+    let (mut session, now) = session();
+    let seconds = |seconds| now + Duration::from_secs(seconds);
+    assert_eq!(session.next_deadline(), Some(seconds(60)));
+    say(&mut session, seconds(50), "N", Verdict::Accept);
+    assert_eq!(session.next_deadline(), Some(seconds(110)));
+    // Looking again at the same place without new octets is no input.
+    say(&mut session, seconds(60), "", Verdict::Accept);
+    assert_eq!(session.next_deadline(), Some(seconds(110)));
+    say(&mut session, seconds(290), "N", Verdict::Accept);
+    assert_eq!(session.next_deadline(), Some(seconds(300)));
+    session.handle_time(seconds(299));
+    assert!(!session.is_closed());
+    session.handle_time(seconds(300));
+    assert!(session.is_closed() && session.next_deadline().is_none());
+}
+
+/// A client that always has input ready may keep a driver from looking at its deadlines.
+#[test]
+fn the_connection_timer_needs_no_deadline_event() {
+    let (mut session, now) = session();
+    let late = now + Duration::from_secs(300);
+    say(&mut session, late - Duration::from_millis(1), "HELO x\r\n", Verdict::Accept);
+    let said = say(&mut session, late, "MAIL FROM:<>\r\n", Verdict::Accept);
+    assert_eq!(said, format!("{}\r\n", Reply::ConnectionTimedOut.text()));
+    assert!(session.is_closed());
+}

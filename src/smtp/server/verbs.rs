@@ -4,7 +4,7 @@ use super::{Hello, Input, Query, Session, State, Step};
 use crate::limits::HELLO_MAX_OCTETS;
 use crate::smtp::address::{Mailbox, Path};
 use crate::smtp::command::{self, Command, Number, PathError, Verb};
-use crate::smtp::envelope::BodyType;
+use crate::smtp::envelope::{BodyType, Envelope};
 use crate::smtp::reply::Reply;
 use std::io::Write as _;
 
@@ -109,11 +109,11 @@ impl Session {
         if self.resources_short {
             return Err(Reply::InsufficientResources);
         }
-        if let (Some(size), Some(max)) = (parameters.size, self.profile.message_size_max) {
-            match size {
-                Number::Value(size) if size <= max => {}
-                Number::Value(_) | Number::Overflow => return Err(Reply::MessageTooLarge),
-            }
+        //= [MS-OXSMTP] 3.2.7 MessageSizeExceeded; what no u64 holds is too large without a limit too.
+        match parameters.size {
+            None => {}
+            Some(Number::Value(size)) if self.profile.message_size_max.is_none_or(|max| size <= max) => {}
+            Some(Number::Value(_) | Number::Overflow) => return Err(Reply::MessageTooLarge),
         }
         if let Path::Mailbox(mailbox) = &path {
             self.check_qualified(mailbox)?;
@@ -146,11 +146,8 @@ impl Session {
         let (State::Mail(mut envelope) | State::Recipients(mut envelope)) = self.take_state() else { return None };
         match self.check_rcpt(arguments) {
             Ok(mailbox) => {
-                if !envelope.add_recipient(&mailbox, self.qualification(&mailbox)) {
-                    self.refuse_recipient(envelope, Reply::TooManyRecipients);
-                    return None;
-                }
-                self.state = State::RecipientPending(envelope);
+                let added = envelope.add_recipient(&mailbox, self.qualification(&mailbox));
+                self.state = State::RecipientPending { envelope, added };
                 Some(Step::Decide(Query::Recipient(mailbox)))
             }
             Err(reply) => {
@@ -182,7 +179,7 @@ impl Session {
     }
 
     /// Refuses a recipient; the transaction goes on with those accepted.
-    pub(super) fn refuse_recipient(&mut self, envelope: crate::smtp::envelope::Envelope, reply: Reply) {
+    pub(super) fn refuse_recipient(&mut self, envelope: Envelope, reply: Reply) {
         self.recipients_refused = true;
         self.state = if envelope.recipient_count() == 0 { State::Mail(envelope) } else { State::Recipients(envelope) };
         self.reply(reply);
