@@ -89,6 +89,8 @@ pub struct Spool {
     capacity: u64,
     waiting: VecDeque<Batch>,
     in_flight: Option<(u64, u64)>,
+    /// Length of the last batch: the next one is likely to be as long.
+    last_batch_octets: usize,
 }
 
 /// Where a spool goes on: what recovery found, or nothing for a new one.
@@ -122,6 +124,7 @@ impl Spool {
             capacity: SEGMENT_MAX_OCTETS,
             waiting: VecDeque::new(),
             in_flight: None,
+            last_batch_octets: 0,
         }
     }
 
@@ -165,7 +168,7 @@ impl Spool {
                 number: self.next_batch,
                 generation: self.generation,
                 offset: self.offset,
-                octets: Vec::with_capacity(octets),
+                octets: Vec::with_capacity(octets.max(self.last_batch_octets)),
                 messages: 0,
             });
             self.next_batch += 1;
@@ -192,6 +195,7 @@ impl Spool {
         }
         let batch = self.waiting.pop_front()?;
         self.in_flight = Some((batch.number, batch.generation));
+        self.last_batch_octets = batch.octets.len();
         Some(batch)
     }
 
