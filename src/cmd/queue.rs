@@ -8,6 +8,8 @@ use crate::queue::record::Record;
 use crate::queue::recover;
 use crate::shard::storage::{Directory, shard_directories};
 use crate::smtp::QueueId;
+use crate::smtp::envelope::BodyType;
+use serde::Serialize;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,13 +18,28 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Runs the subcommand; what it prints goes to `out`.
 pub fn run(command: QueueCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
-        QueueCommand::List(spool) => list(&spool.spool, out),
+        QueueCommand::List { spool, json } => list(&spool.spool, json, out),
         QueueCommand::Cat { spool, all: true, .. } => cat_all(&spool.spool, out),
         QueueCommand::Cat { spool, ids, .. } => cat(&spool.spool, &ids, out),
     }
 }
 
-fn list(spool: &Path, out: &mut impl Write) -> Result<(), Failure> {
+/// A line of `queue list --json`.
+#[derive(Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    /// RFC 3339, UTC.
+    arrived: String,
+    octets: u64,
+    /// Paths without brackets; an empty `from` is the null reverse-path.
+    from: &'a str,
+    to: &'a [String],
+    body: &'a str,
+    client: &'a str,
+    helo: &'a str,
+}
+
+fn list(spool: &Path, json: bool, out: &mut impl Write) -> Result<(), Failure> {
     let (mut messages, mut octets) = (0_u64, 0_u64);
     for directory in shard_directories(spool)? {
         read(&directory, |record| {
@@ -30,23 +47,41 @@ fn list(spool: &Path, out: &mut impl Write) -> Result<(), Failure> {
             octets += record.header.message_octets;
             let envelope = record.stored_envelope().unwrap_or_default();
             let arrived = UNIX_EPOCH + Duration::from_millis(record.header.arrived_unix_ms);
-            write!(
-                out,
-                "{} {} {} from=<{}> to=",
-                record.header.id,
-                humantime::format_rfc3339_millis(arrived),
-                record.header.message_octets,
-                envelope.reverse_path
-            )?;
-            for (index, recipient) in envelope.recipients.iter().enumerate() {
-                write!(out, "{}<{recipient}>", if index == 0 { "" } else { "," })?;
-            }
-            writeln!(out)
+            let id = record.header.id.text();
+            let entry = Entry {
+                id: id.as_str(),
+                arrived: humantime::format_rfc3339_millis(arrived).to_string(),
+                octets: record.header.message_octets,
+                from: &envelope.reverse_path,
+                to: &envelope.recipients,
+                body: match envelope.body_type {
+                    BodyType::SevenBit => "7BIT",
+                    BodyType::EightBitMime => "8BITMIME",
+                },
+                client: &envelope.client,
+                helo: &envelope.hello,
+            };
+            if json { entry.write_json(out) } else { entry.write_text(out) }
         })?;
     }
     out.flush().map_err(|error| output_failure(&error))?;
     eprintln!("{messages} messages, {octets} octets");
     Ok(())
+}
+
+impl Entry<'_> {
+    fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        write!(out, "{} {} {} from=<{}> to=", self.id, self.arrived, self.octets, self.from)?;
+        for (index, recipient) in self.to.iter().enumerate() {
+            write!(out, "{}<{recipient}>", if index == 0 { "" } else { "," })?;
+        }
+        writeln!(out)
+    }
 }
 
 fn cat(spool: &Path, ids: &[String], out: &mut impl Write) -> Result<(), Failure> {

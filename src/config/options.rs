@@ -33,7 +33,14 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// List the queued messages: id, arrival, octets, reverse-path, recipients.
-    List(SpoolOption),
+    List {
+        /// Which spool.
+        #[command(flatten)]
+        spool: SpoolOption,
+        /// One JSON object a line: id, arrived, octets, from, to, body, client, helo.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a message as it was stored: one Received field, then what the client sent.
     Cat {
         /// Which spool.
