@@ -225,7 +225,7 @@ impl Net {
                     yield_now().await;
                 } else {
                     inner.unsubmitted.set(false);
-                    park::until_ready(&inner.epoll).await?;
+                    park::until_ready(&inner.epoll).await;
                     last_pass = self.refresh_now();
                     // Tasks that a completion woke come first.
                     self.note_runnable();

@@ -10,21 +10,26 @@
 //!
 //! This file is the only place that knows the trick, and holds the only unsafe line of the shard.
 
+use crate::limits::ACCEPT_PAUSE_MS;
 use futures_lite::AsyncRead;
 use glommio::net::TcpStream;
+use glommio::timer::Timer;
 use std::future::poll_fn;
-use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
 use std::pin::Pin;
+use std::time::Duration;
 
 /// Returns when `epoll` has events, or wrongly and early: the caller looks at the epoll anyway.
-pub async fn until_ready(epoll: impl AsFd) -> io::Result<()> {
-    let duplicate = epoll.as_fd().try_clone_to_owned()?;
+pub async fn until_ready(epoll: impl AsFd) {
+    let Ok(duplicate) = epoll.as_fd().try_clone_to_owned() else {
+        // Out of descriptors: look again soon. The ring is served meanwhile.
+        Timer::new(Duration::from_millis(ACCEPT_PAUSE_MS / 10)).await;
+        return;
+    };
     // SAFETY: the descriptor is open, owned by nobody else, and is closed when the stream drops.
     // That it is no socket is sound: glommio only polls it and calls recv on it, which fails.
     let mut stream: TcpStream = unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) };
     let mut octet = [0];
     // Any result means that the poll has completed; ENOTSOCK is the expected one.
     let _ = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut octet)).await;
-    Ok(())
 }
