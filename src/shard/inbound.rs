@@ -116,7 +116,7 @@ impl Inbound {
         let mut scratch = context.scratch.borrow_mut();
         let start = self.left.len();
         let most = if self.session.in_data() { READ_MAX_OCTETS } else { start + COMMAND_LINE_MAX_OCTETS };
-        let Some(buffer) = scratch.get_mut(..most.min(READ_MAX_OCTETS)) else { return None };
+        let buffer = scratch.get_mut(..most.min(READ_MAX_OCTETS))?;
         buffer[..start].copy_from_slice(&self.left);
         match self.connection.read(&mut buffer[start..]) {
             Ok(None) => Some(None),

@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(wheel.next_ms(), Some(1300));
         let mut fired = Vec::new();
         wheel.fire(1299, |slot| fired.push(slot));
-        assert_eq!(fired, []);
+        assert!(fired.is_empty());
         wheel.fire(1300, |slot| fired.push(slot));
         assert_eq!(fired, [3]);
         assert_eq!(wheel.next_ms(), None);

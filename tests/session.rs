@@ -1,0 +1,498 @@
+//! Properties of the receiving session, whatever a client, the policy, the disk and the clock do.
+//!
+//! Lists of operations, not octets alone: commands valid and broken, data with odd line ends,
+//! chunks, commits that fail or take long, jumps in time, a shutdown. The driver in memory asserts
+//! what a session owes every driver (see its module); here stands what it owes the client:
+//!
+//! - every command line, and every message, gets exactly one reply, at once and well formed;
+//! - what is stored is what was sent, to the recipients that were accepted since MAIL, and only
+//!   what was acknowledged is stored;
+//! - after the last reply there is silence;
+//! - how the octets are cut into pieces changes nothing.
+
+#[path = "transcripts/harness/driver.rs"]
+mod driver;
+
+use driver::{Driver, NextCommit, Policy, Stored};
+use gatepost::limits::COMMAND_LINE_MAX_OCTETS;
+use gatepost::smtp::reply::{After, Reply};
+use gatepost::smtp::server::{Profile, Query, Verdict};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+const HOSTNAME: &str = "mx.example.org";
+
+/// One thing that happens.
+#[derive(Clone)]
+enum Op {
+    /// A line, complete with its CRLF.
+    Line(Vec<u8>),
+    /// A chunk: BDAT and its octets.
+    Chunk {
+        last: bool,
+        octets: Vec<u8>,
+    },
+    /// Content for the case that DATA was accepted before; otherwise nothing.
+    Content(Vec<u8>),
+    /// Octets of any kind.
+    Octets(Vec<u8>),
+    Pass(Duration),
+    NextCommit {
+        fails: bool,
+        takes: Duration,
+    },
+    NextBodyFails,
+    ResourcesShort(bool),
+    Shutdown {
+        at_once: bool,
+    },
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Line(octets) => write!(f, "Line({})", octets.escape_ascii()),
+            Op::Chunk { last, octets } => write!(f, "Chunk({last}, {})", octets.escape_ascii()),
+            Op::Content(octets) => write!(f, "Content({})", octets.escape_ascii()),
+            Op::Octets(octets) => write!(f, "Octets({})", octets.escape_ascii()),
+            Op::Pass(time) => write!(f, "Pass({time:?})"),
+            Op::NextCommit { fails, takes } => write!(f, "NextCommit({fails}, {takes:?})"),
+            Op::NextBodyFails => f.write_str("NextBodyFails"),
+            Op::ResourcesShort(short) => write!(f, "ResourcesShort({short})"),
+            Op::Shutdown { at_once } => write!(f, "Shutdown({at_once})"),
+        }
+    }
+}
+
+/// The verdicts of a policy with a mind of its own, one question after the other.
+fn verdicts() -> impl Strategy<Value = Vec<Verdict>> {
+    let verdict = prop_oneof![
+        12 => Just(Verdict::Accept),
+        3 => Just(Verdict::Refuse(Reply::UnableToRelay)),
+        1 => Just(Verdict::Refuse(Reply::RateExceeded)),
+    ];
+    vec(verdict, 1..8)
+}
+
+fn profile() -> impl Strategy<Value = Profile> {
+    let timeout = || option::weighted(0.8, (1..400_u64).prop_map(Duration::from_secs));
+    (
+        option::of(Just("default.example".to_owned())),
+        option::of(0..200_u64),
+        option::of(1..4_u32),
+        option::of(1..12_u32),
+        timeout(),
+        timeout(),
+    )
+        .prop_map(|(default_domain, size, recipients_max, protocol_errors_max, connection, inactivity)| Profile {
+            hostname: HOSTNAME.to_owned(),
+            default_domain,
+            message_size_max: size,
+            recipients_max,
+            protocol_errors_max,
+            connection_timeout: connection,
+            inactivity_timeout: inactivity,
+        })
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        40 => line().prop_map(|line| vec![Op::Line(line)]),
+        // What leads to a message, so that most lists store some.
+        25 => transaction(),
+        8 => content().prop_map(|content| vec![Op::Content(content)]),
+        4 => (any::<bool>(), vec(any::<u8>(), 0..40)).prop_map(|(last, octets)| vec![Op::Chunk { last, octets }]),
+        2 => vec(select(b"\r\n.\0 MAILQUIT:<>@".to_vec()), 0..60).prop_map(|octets| vec![Op::Octets(octets)]),
+        6 => (0..90_000_u64).prop_map(|ms| vec![Op::Pass(Duration::from_millis(ms))]),
+        3 => (any::<bool>(), select(vec![0_u64, 0, 30, 500])).prop_map(|(fails, seconds)| {
+            vec![Op::NextCommit { fails, takes: Duration::from_secs(seconds) }]
+        }),
+        1 => Just(vec![Op::NextBodyFails]),
+        2 => any::<bool>().prop_map(|short| vec![Op::ResourcesShort(short)]),
+        1 => any::<bool>().prop_map(|at_once| vec![Op::Shutdown { at_once }]),
+    ];
+    vec(op, 0..20).prop_map(|lists| lists.concat())
+}
+
+fn transaction() -> impl Strategy<Value = Vec<Op>> {
+    (vec(path(), 1..4), content()).prop_map(|(paths, content)| {
+        let mut lines = vec!["EHLO client.example".to_owned(), "MAIL FROM:<a@example.com>".to_owned()];
+        lines.extend(paths.iter().map(|path| format!("RCPT TO:{path}")));
+        lines.push("DATA".to_owned());
+        let lines = lines.into_iter().map(|line| Op::Line(format!("{line}\r\n").into_bytes()));
+        lines.chain([Op::Content(content)]).collect()
+    })
+}
+
+fn path() -> impl Strategy<Value = String> {
+    select(vec![
+        "<a@example.org>",
+        "<b@example.org>",
+        " c@example.org",
+        "<>",
+        "<@x.y:d@example.org>",
+        "<\"e f\"@example.org>",
+        "<Postmaster>",
+        "<root>",
+        "<g@[192.0.2.1]>",
+        "<@>",
+        "<h@example.org",
+        "",
+    ])
+    .prop_map(str::to_owned)
+}
+
+/// A command line, mostly sensible, with CRLF.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let parameters =
+        select(vec!["", "", "", " SIZE=10", " SIZE=99999999999999999999", " BODY=8BITMIME", " X=", " FOO"]);
+    let text = prop_oneof![
+        4 => select(vec!["EHLO x", "HELO x", "EHLO", "ehlo [192.0.2.1]"]).prop_map(str::to_owned),
+        6 => (path(), parameters.clone()).prop_map(|(path, parameters)| format!("MAIL FROM:{path}{parameters}")),
+        8 => (path(), parameters).prop_map(|(path, parameters)| format!("RCPT TO:{path}{parameters}")),
+        6 => Just("DATA".to_owned()),
+        8 => select(vec![
+            "NOOP", "NOOP x", "RSET", "RSET x", "VRFY", "VRFY x", "EXPN x", "HELP", "AUTH NTLM", "STARTTLS", "DATA x",
+            "MAIL", "RCPT", "WHAT", "", " NOOP", ".", "BDAT x", "XEXCH50 2 2",
+        ])
+        .prop_map(str::to_owned),
+        1 => Just("QUIT".to_owned()),
+    ];
+    let clean = text.prop_map(String::into_bytes);
+    let spoiled =
+        (vec(any::<u8>(), 0..40), select(b"\r\n\0".to_vec()), any::<u8>()).prop_map(|(mut line, octet, at)| {
+            let at = usize::from(at) % (line.len() + 1);
+            line.insert(at, octet);
+            line
+        });
+    let long = (COMMAND_LINE_MAX_OCTETS - 4..COMMAND_LINE_MAX_OCTETS + 4).prop_map(|octets| vec![b'x'; octets]);
+    prop_oneof![30 => clean, 3 => spoiled, 1 => long].prop_map(|mut line| {
+        // A line end inside would make two lines of it.
+        while let Some(at) = line.windows(2).position(|pair| pair == b"\r\n") {
+            line.remove(at);
+        }
+        line.extend_from_slice(b"\r\n");
+        line
+    })
+}
+
+/// Lines of a message, without its end.
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let piece =
+        select(vec![&b"\r\n"[..], b"\n", b"\r", b".", b"..", b"\r\n.", b"a", b"text", b"\0", b"\xff", b"\r\n\r\n"]);
+    vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+}
+
+/// RFC 5321 section 4.5.2, client side: dots doubled after CRLF, the end appended. The result ends
+/// the data at its end and nowhere else.
+fn stuffed(content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut line_start = true;
+    for (index, &octet) in content.iter().enumerate() {
+        if line_start && octet == b'.' {
+            out.push(b'.');
+        }
+        out.push(octet);
+        line_start = octet == b'\n' && index > 0 && content[index - 1] == b'\r';
+    }
+    if !line_start {
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b".\r\n");
+    out
+}
+
+/// What is stored of it: CRLF line ends only.
+fn mended(content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = content;
+    while let Some((&octet, tail)) = rest.split_first() {
+        match octet {
+            b'\r' if tail.first() == Some(&b'\n') => {
+                out.extend_from_slice(b"\r\n");
+                rest = &tail[1..];
+                continue;
+            }
+            // The client's CRLF before the final dot makes a whole line end of a CR at the end.
+            b'\r' => out.push(b' '),
+            b'\n' => out.extend_from_slice(b"\r\n"),
+            _ => out.push(octet),
+        }
+        rest = tail;
+    }
+    if !(content.is_empty() || content.ends_with(b"\r\n")) {
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// Splits replies at the end of each (RFC 5321 section 4.2.1); panics where one is malformed.
+fn replies(mut octets: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut reply = String::new();
+    while !octets.is_empty() {
+        let end = octets.windows(2).position(|pair| pair == b"\r\n").expect("a whole line");
+        let line = std::str::from_utf8(&octets[..end]).expect("ASCII");
+        octets = &octets[end + 2..];
+        assert!(
+            line.len() >= 4 && line.len() <= 510 && line.is_ascii() && !line.contains(['\r', '\n', '\0']),
+            "{line}"
+        );
+        assert!(reply.is_empty() || reply[..3] == line[..3], "{reply} goes on as {line}");
+        reply.push_str(line);
+        match line.as_bytes()[3] {
+            b'-' => reply.push('\n'),
+            b' ' => found.push(std::mem::take(&mut reply)),
+            _ => panic!("{line}"),
+        }
+    }
+    assert!(reply.is_empty(), "{reply} does not end");
+    found.iter().for_each(|reply| assert_known(reply));
+    found
+}
+
+/// A row of the table, or one of the replies that tell something.
+fn assert_known(reply: &str) {
+    let fixed = Reply::ALL.iter().any(|row| row.text() == reply);
+    let banner = reply == format!("220 {HOSTNAME} ESMTP Gatepost ready");
+    let hello = reply.starts_with(&format!("250-{HOSTNAME} Hello [192.0.2.1]\n250-SIZE "))
+        || reply == format!("250 {HOSTNAME} Hello [192.0.2.1]");
+    assert!(fixed || banner || hello || queued_id(reply).is_some(), "{reply}");
+}
+
+/// The id in an acknowledgement.
+fn queued_id(reply: &str) -> Option<&str> {
+    let id = reply.strip_prefix("250 2.6.0 ")?.strip_suffix(" Queued mail for delivery")?;
+    (!id.contains(' ')).then_some(id)
+}
+
+fn is_last(reply: &str) -> bool {
+    Reply::ALL.iter().any(|row| row.text() == reply && row.row().after == After::Close && *row != Reply::InvalidChunk)
+}
+
+fn scripted(verdicts: Vec<Verdict>) -> Policy {
+    let mut next = 0;
+    Box::new(move |_, query| {
+        next += 1;
+        match verdicts[next % verdicts.len()] {
+            // Each question has refusals of its own.
+            Verdict::Refuse(Reply::UnableToRelay) if *query == Query::Sender => Verdict::Accept,
+            Verdict::Refuse(Reply::RateExceeded) if *query != Query::Sender => Verdict::Accept,
+            verdict => verdict,
+        }
+    })
+}
+
+/// What happened in a run, to be run again: input as it was sent, other operations as they were.
+enum Event {
+    Input(Vec<u8>),
+    Other(Op),
+}
+
+/// A client that knows what it is owed.
+struct Client {
+    driver: Driver,
+    said: Vec<String>,
+    /// RCPTs accepted since MAIL was.
+    accepted: usize,
+    events: Vec<Event>,
+    /// Whether the commands so far can be counted: octets of any kind were not sent.
+    counts: bool,
+    draining: bool,
+}
+
+impl Client {
+    fn connect(profile: Profile, verdicts: Vec<Verdict>) -> Self {
+        let driver = Driver::connect(profile, [192, 0, 2, 1].into(), Instant::now(), scripted(verdicts));
+        let mut client =
+            Client { driver, said: Vec::new(), accepted: 0, events: Vec::new(), counts: true, draining: false };
+        client.hear();
+        client
+    }
+
+    fn hear(&mut self) -> usize {
+        let replies = replies(&self.driver.take_replies());
+        let count = replies.len();
+        self.said.extend(replies);
+        if let Some(last) = self.said.iter().position(|reply| is_last(reply)) {
+            assert_eq!(last + 1, self.said.len(), "a reply after the last one");
+            assert!(self.driver.is_closed(), "the last reply, and no end");
+        }
+        count
+    }
+
+    /// Sends something that is owed one reply, and perhaps a farewell behind it.
+    fn send(&mut self, input: &[u8]) {
+        let open = !self.driver.is_closed();
+        self.driver.feed(input);
+        self.events.push(Event::Input(input.to_vec()));
+        let before = self.said.len();
+        let count = self.hear();
+        if self.counts {
+            let farewell = self.driver.is_closed() && count == 2 && is_last(&self.said[before + 1]);
+            assert!(count == usize::from(open) || farewell, "{count} replies to {}", input.escape_ascii());
+        }
+        match self.said.get(before).map(String::as_str) {
+            Some("250 2.1.0 Sender OK") => self.accepted = 0,
+            Some("250 2.1.5 Recipient OK") => self.accepted += 1,
+            _ => {}
+        }
+    }
+
+    fn perform(&mut self, op: &Op) {
+        match op {
+            Op::Line(line) => {
+                if self.driver.in_data() {
+                    // In DATA it is content: end it first.
+                    self.send_content(b"");
+                }
+                self.send(line);
+            }
+            Op::Chunk { last, octets } => {
+                if !self.driver.in_data() {
+                    let mut input =
+                        format!("BDAT {}{}\r\n", octets.len(), if *last { " LAST" } else { "" }).into_bytes();
+                    input.extend_from_slice(octets);
+                    self.send(&input);
+                }
+            }
+            Op::Content(content) => {
+                if self.driver.in_data() {
+                    self.send_content(content);
+                }
+            }
+            Op::Octets(octets) => {
+                self.counts = false;
+                self.driver.feed(octets);
+                self.events.push(Event::Input(octets.clone()));
+                self.hear();
+            }
+            other => {
+                apply(&mut self.driver, other);
+                self.events.push(Event::Other(other.clone()));
+                self.draining |= matches!(other, Op::Shutdown { .. });
+                let count = self.hear();
+                assert!(count == 0 || self.driver.is_closed(), "a reply to nothing");
+            }
+        }
+    }
+
+    fn send_content(&mut self, content: &[u8]) {
+        let before = (self.driver.stored().len(), self.said.len());
+        self.send(&stuffed(content));
+        if !self.counts {
+            return;
+        }
+        let stored = &self.driver.stored()[before.0..];
+        let id = self.said.get(before.1).and_then(|reply| queued_id(reply));
+        assert_eq!(id, stored.first().map(|stored| stored.id.text()).as_ref().map(|id| id.as_str()));
+        if let [stored] = stored {
+            assert_eq!(stored.content, mended(content), "{}", content.escape_ascii());
+            assert_eq!(stored.envelope.recipients.len(), self.accepted);
+            assert!(self.accepted > 0);
+        }
+    }
+}
+
+/// Operations that are not the client's.
+fn apply(driver: &mut Driver, op: &Op) {
+    match op {
+        Op::Pass(time) => driver.pass(*time),
+        Op::NextCommit { fails, takes } => driver.set_next_commit(NextCommit { fails: *fails, takes: *takes }),
+        Op::NextBodyFails => driver.fail_next_body(),
+        Op::ResourcesShort(short) => driver.set_resources_short(*short),
+        Op::Shutdown { at_once } => driver.shut_down(*at_once),
+        Op::Line(_) | Op::Chunk { .. } | Op::Content(_) | Op::Octets(_) => unreachable!("the client's"),
+    }
+}
+
+/// The same events with the input between two others in pieces of these sizes, in turn.
+fn run_again(
+    profile: &Profile,
+    verdicts: &[Verdict],
+    events: &[Event],
+    sizes: &[usize],
+) -> (Vec<u8>, Vec<Stored>, bool) {
+    let client = [192, 0, 2, 1].into();
+    let mut driver = Driver::connect(profile.clone(), client, Instant::now(), scripted(verdicts.to_vec()));
+    let mut pending = Vec::new();
+    let mut sizes = sizes.iter().cycle();
+    let mut send = |driver: &mut Driver, pending: &mut Vec<u8>| {
+        let mut rest = &pending[..];
+        while !rest.is_empty() {
+            let size = *sizes.next().unwrap_or(&1);
+            let (piece, tail) = rest.split_at(size.clamp(1, rest.len()));
+            driver.feed(piece);
+            rest = tail;
+        }
+        pending.clear();
+    };
+    for event in events {
+        match event {
+            Event::Input(input) => pending.extend_from_slice(input),
+            Event::Other(op) => {
+                send(&mut driver, &mut pending);
+                apply(&mut driver, op);
+            }
+        }
+    }
+    send(&mut driver, &mut pending);
+    driver.finish();
+    (driver.take_replies(), driver.stored().to_vec(), driver.is_closed())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
+
+    #[test]
+    fn a_session_keeps_its_promises(
+        profile in profile(),
+        verdicts in verdicts(),
+        ops in ops(),
+        sizes in vec(1..200_usize, 1..12),
+    ) {
+        let mut client = Client::connect(profile.clone(), verdicts.clone());
+        ops.iter().for_each(|op| client.perform(op));
+        client.driver.finish();
+        let stored = client.driver.stored().to_vec();
+        let acknowledged: Vec<&str> = client.said.iter().filter_map(|reply| queued_id(reply)).collect();
+        let ids: Vec<String> = stored.iter().map(|stored| stored.id.to_string()).collect();
+        prop_assert_eq!(&acknowledged, &ids, "only what is stored is acknowledged, and all of it");
+        // While the server drains, the end comes with the first pause: pieces matter then.
+        if !client.draining {
+            let said = client.said.iter().map(|reply| reply.replace('\n', "\r\n") + "\r\n").collect::<String>();
+            for sizes in [&sizes[..], &[1], &[usize::MAX]] {
+                let (octets, again, closed) = run_again(&profile, &verdicts, &client.events, sizes);
+                prop_assert_eq!(String::from_utf8_lossy(&octets), &said[..]);
+                prop_assert_eq!(&again, &stored);
+                prop_assert_eq!(closed, client.driver.is_closed());
+            }
+        }
+    }
+
+    /// Octets without any sense: no panic, bounded replies, and cuts change nothing.
+    #[test]
+    fn noise(
+        profile in profile(),
+        verdicts in verdicts(),
+        noise in vec(prop_oneof![any::<u8>(), select(b"\r\n\r\n. ".to_vec())], 0..600),
+        begun in any::<bool>(),
+        sizes in vec(1..50_usize, 1..8),
+    ) {
+        let mut input = if begun {
+            b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<Postmaster>\r\nDATA\r\n".to_vec()
+        } else {
+            Vec::new()
+        };
+        input.extend_from_slice(&noise);
+        let events = [Event::Input(input)];
+        let whole = run_again(&profile, &verdicts, &events, &[usize::MAX]);
+        replies(&whole.0);
+        prop_assert_eq!(&run_again(&profile, &verdicts, &events, &sizes), &whole);
+        prop_assert_eq!(&run_again(&profile, &verdicts, &events, &[1]), &whole);
+    }
+}

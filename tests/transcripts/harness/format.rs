@@ -1,0 +1,339 @@
+//! Reading a transcript; `tests/transcripts/README.md` is the language's description.
+
+use super::driver::Settings;
+use gatepost::limits;
+use gatepost::policy::{AcceptedDomains, AddressRanges, parse_range};
+use gatepost::smtp::server::Profile;
+use std::time::Duration;
+
+/// A transcript, read.
+#[derive(Debug)]
+pub struct Transcript {
+    pub settings: Settings,
+    pub items: Vec<Item>,
+    /// Octets the client sends in all.
+    pub client_octets: usize,
+}
+
+/// One line of a transcript, with its number.
+#[derive(Debug)]
+pub struct Item {
+    pub line: usize,
+    pub act: Act,
+}
+
+#[derive(Debug)]
+pub enum Act {
+    Client(Vec<u8>),
+    Server(String),
+    Directive(Directive),
+}
+
+#[derive(Debug)]
+pub enum Directive {
+    Wait,
+    After(Duration),
+    CommitFails,
+    CommitTakes(Duration),
+    BodyFails,
+    ResourcesShort(bool),
+    Shutdown {
+        at_once: bool,
+    },
+    Close,
+    Writes(usize),
+    /// The next stored message; `None`: whatever its content.
+    Message(Option<Vec<u8>>),
+    /// The envelope of that message.
+    Envelope {
+        from: String,
+        to: Vec<String>,
+        eight_bit: bool,
+    },
+    /// The Received field of that message; `{id}` stands for its id.
+    Received(String),
+}
+
+pub fn parse(text: &str) -> Result<Transcript, String> {
+    let mut settings = defaults();
+    let mut items: Vec<Item> = Vec::new();
+    // A line, or the number of the block that its directive opens.
+    let mut lines = Vec::new();
+    let mut blocks: Vec<(&str, String)> = Vec::new();
+    let mut in_block = false;
+    for (index, line) in text.lines().enumerate() {
+        let number = index + 1;
+        if let Some(content) = line.strip_prefix('|') {
+            let open = blocks.last_mut().filter(|_| in_block);
+            let (_, block) = open.ok_or_else(|| format!("line {number}: a block without a directive"))?;
+            block.push_str(content.strip_prefix(' ').unwrap_or(content));
+            block.push_str("\r\n");
+            continue;
+        }
+        in_block = matches!(line, "@message" | "@received");
+        if in_block {
+            blocks.push((&line[1..], String::new()));
+            lines.push((number, Err(blocks.len() - 1)));
+        } else if !line.trim().is_empty() && !line.starts_with('#') {
+            lines.push((number, Ok(line)));
+        }
+    }
+    for (number, line) in lines {
+        let acts = match line {
+            Ok(line) => line_acts(line, &mut settings, !items.is_empty()),
+            Err(block) => block_directive(blocks[block].0, &blocks[block].1).map(|act| vec![Act::Directive(act)]),
+        };
+        let acts = acts.map_err(|error| format!("line {number}: {error}"))?;
+        items.extend(acts.into_iter().map(|act| Item { line: number, act }));
+    }
+    let client_octets =
+        items.iter().map(|item| if let Act::Client(octets) = &item.act { octets.len() } else { 0 }).sum();
+    Ok(Transcript { settings, items, client_octets })
+}
+
+fn block_directive(word: &str, content: &str) -> Result<Directive, String> {
+    if word == "received" {
+        return Ok(Directive::Received(content.to_owned()));
+    }
+    repeated(content).map(|content| Directive::Message(Some(content)))
+}
+
+fn line_acts(line: &str, settings: &mut Settings, begun: bool) -> Result<Vec<Act>, String> {
+    if let Some(text) = line.strip_prefix("C:") {
+        let mut octets = repeated(text.strip_prefix(' ').unwrap_or(text))?;
+        octets.extend_from_slice(b"\r\n");
+        return Ok(vec![Act::Client(octets)]);
+    }
+    if let Some(text) = line.strip_prefix("S:") {
+        return Ok(vec![Act::Server(text.strip_prefix(' ').unwrap_or(text).to_owned())]);
+    }
+    let directive = line.strip_prefix('@').ok_or("neither C:, S:, @ nor #")?;
+    let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
+    let rest = rest.trim();
+    match word {
+        "config" if begun => Err("@config after the session's beginning".to_owned()),
+        "config" => rest.split(' ').try_for_each(|word| configure(settings, word)).map(|()| Vec::new()),
+        "banner" => Ok(banner(settings)),
+        "ehlo" => Ok(banner(settings).into_iter().chain(ehlo(settings)).collect()),
+        "raw" => Ok(vec![Act::Client(quoted(rest)?)]),
+        _ => directive_of(word, rest).map(|directive| vec![Act::Directive(directive)]),
+    }
+}
+
+fn directive_of(word: &str, rest: &str) -> Result<Directive, String> {
+    let words: Vec<&str> = rest.split(' ').collect();
+    match (word, &words[..]) {
+        ("wait", [""]) => Ok(Directive::Wait),
+        ("after", [time]) => duration(time).map(Directive::After),
+        ("commit", ["fails"]) => Ok(Directive::CommitFails),
+        ("commit", ["takes", time]) => duration(time).map(Directive::CommitTakes),
+        ("body", ["fails"]) => Ok(Directive::BodyFails),
+        ("resources", ["short"]) => Ok(Directive::ResourcesShort(true)),
+        ("resources", ["enough"]) => Ok(Directive::ResourcesShort(false)),
+        ("shutdown", [""]) => Ok(Directive::Shutdown { at_once: false }),
+        ("shutdown", ["now"]) => Ok(Directive::Shutdown { at_once: true }),
+        ("close", [""]) => Ok(Directive::Close),
+        ("writes", [count]) => count.parse().map(Directive::Writes).map_err(|error| format!("{error}")),
+        ("message", ["any"]) => Ok(Directive::Message(None)),
+        ("message", _) => quoted(rest).map(|content| Directive::Message(Some(content))),
+        ("envelope", words) => envelope(words),
+        _ => Err(format!("no such directive: @{word} {rest}")),
+    }
+}
+
+/// `from=<a@b> to=<c@d>,<e@f> body=8BITMIME`. Quoted local parts with spaces or commas: no.
+fn envelope(words: &[&str]) -> Result<Directive, String> {
+    let path = |text: &str| {
+        let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>'));
+        let octets = repeated(inner.ok_or_else(|| format!("{text} is no path"))?)?;
+        String::from_utf8(octets).map_err(|error| error.to_string())
+    };
+    let (mut from, mut to, mut eight_bit) = (None, Vec::new(), false);
+    for word in words {
+        match word.split_once('=') {
+            Some(("from", text)) => from = Some(path(text)?),
+            Some(("to", text)) => to = text.split(',').map(path).collect::<Result<_, _>>()?,
+            Some(("body", "8BITMIME")) => eight_bit = true,
+            _ => return Err(format!("not part of an envelope: {word}")),
+        }
+    }
+    Ok(Directive::Envelope { from: from.ok_or("an envelope needs from=<..>")?, to, eight_bit })
+}
+
+fn defaults() -> Settings {
+    Settings {
+        profile: Profile {
+            hostname: "mx.example.org".to_owned(),
+            default_domain: None,
+            message_size_max: Some(limits::MESSAGE_SIZE_MAX_DEFAULT_OCTETS),
+            recipients_max: Some(limits::RECIPIENTS_MAX_DEFAULT),
+            protocol_errors_max: Some(limits::PROTOCOL_ERRORS_MAX_DEFAULT),
+            connection_timeout: Some(limits::CONNECTION_TIMEOUT_DEFAULT),
+            inactivity_timeout: Some(limits::INACTIVITY_TIMEOUT_DEFAULT),
+        },
+        client: [192, 0, 2, 1].into(),
+        accepted_domains: AcceptedDomains::from_iter(["example.org".parse().expect("a domain")]),
+        relay_from: AddressRanges::from_iter([]),
+        message_rate_per_minute: limits::MESSAGE_RATE_DEFAULT_PER_MINUTE,
+    }
+}
+
+/// One `key=value` of `@config`. 0 is unlimited, as on the command line.
+fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
+    let (key, value) = word.split_once('=').ok_or_else(|| format!("{word} is not key=value"))?;
+    let number = || value.parse::<u32>().map_err(|error| format!("{word}: {error}"));
+    let limit = || number().map(|number| (number != 0).then_some(number));
+    let timeout = || duration(value).map(|timeout| (!timeout.is_zero()).then_some(timeout));
+    let profile = &mut settings.profile;
+    match key {
+        "hostname" => profile.hostname = value.to_owned(),
+        "client" => settings.client = value.parse().map_err(|error| format!("{word}: {error}"))?,
+        "accept-domain" => settings.accepted_domains.extend([value.parse().map_err(|error| format!("{error}"))?]),
+        "relay-from" => {
+            settings.relay_from = AddressRanges::from_iter([parse_range(value).map_err(|error| format!("{error}"))?]);
+        }
+        "default-domain" => profile.default_domain = Some(value.to_owned()),
+        "message-size" => {
+            profile.message_size_max =
+                value.parse().map(|size| (size != 0).then_some(size)).map_err(|error| format!("{word}: {error}"))?
+        }
+        "recipients" => profile.recipients_max = limit()?,
+        "protocol-errors" => profile.protocol_errors_max = limit()?,
+        "connection-timeout" => profile.connection_timeout = timeout()?,
+        "inactivity-timeout" => profile.inactivity_timeout = timeout()?,
+        "message-rate" => settings.message_rate_per_minute = number()?,
+        _ => return Err(format!("no such option: {key}")),
+    }
+    Ok(())
+}
+
+/// `250ms`, `5s`, `1m`, `2h`, `2d` or `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|error| format!("{text}: {error}"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        "h" => Ok(Duration::from_secs(number * 3600)),
+        "d" => Ok(Duration::from_secs(number * 86_400)),
+        "" if number == 0 => Ok(Duration::ZERO),
+        _ => Err(format!("{text} has no unit")),
+    }
+}
+
+fn banner(settings: &Settings) -> Vec<Act> {
+    vec![Act::Server(format!("220 {} ESMTP Gatepost ready", settings.profile.hostname))]
+}
+
+fn ehlo(settings: &Settings) -> Vec<Act> {
+    let size = settings.profile.message_size_max.unwrap_or(0);
+    vec![
+        Act::Client(b"EHLO client.example\r\n".to_vec()),
+        Act::Server(format!("250-{} Hello [{}]", settings.profile.hostname, settings.client)),
+        Act::Server(format!("250-SIZE {size}")),
+        Act::Server("250-PIPELINING".to_owned()),
+        Act::Server("250-8BITMIME".to_owned()),
+        Act::Server("250 ENHANCEDSTATUSCODES".to_owned()),
+    ]
+}
+
+/// Writes `{3*ab}` out as `ababab`; other braces are themselves.
+fn repeated(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        let (before, from) = rest.split_at(open);
+        out.extend_from_slice(before.as_bytes());
+        let repeat = from[1..].split_once('}').and_then(|(inner, after)| {
+            let (count, unit) = inner.split_once('*')?;
+            Some((count.parse::<usize>().ok()?, unit, after))
+        });
+        match repeat {
+            Some((count, unit, after)) => {
+                out.extend(unit.as_bytes().repeat(count));
+                rest = after;
+            }
+            None => {
+                out.push(b'{');
+                rest = &from[1..];
+            }
+        }
+    }
+    out.extend_from_slice(rest.as_bytes());
+    Ok(out)
+}
+
+/// `"..."` with `\r \n \t \0 \\ \" \xNN`, and repeats whose unit may have escapes.
+fn quoted(text: &str) -> Result<Vec<u8>, String> {
+    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or("expected \"...\"")?;
+    let mut out = Vec::new();
+    let mut rest = inner;
+    while let Some(character) = rest.chars().next() {
+        if let Some((count, unit, after)) = repeat_at(rest) {
+            out.extend(unescaped(unit)?.repeat(count));
+            rest = after;
+            continue;
+        }
+        let octets = if character == '\\' { escape_octets(rest)? } else { character.len_utf8() };
+        let (head, tail) = rest.split_at(octets);
+        out.extend(unescaped(head)?);
+        rest = tail;
+    }
+    Ok(out)
+}
+
+fn repeat_at(text: &str) -> Option<(usize, &str, &str)> {
+    let (inner, after) = text.strip_prefix('{')?.split_once('}')?;
+    let (count, unit) = inner.split_once('*')?;
+    Some((count.parse().ok()?, unit, after))
+}
+
+/// Characters of the escape at the beginning.
+fn escape_octets(text: &str) -> Result<usize, String> {
+    let octets = if text[1..].starts_with('x') { 4 } else { 2 };
+    text.is_char_boundary(octets).then_some(octets).ok_or_else(|| format!("an escape is cut off: {text}"))
+}
+
+fn unescaped(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(backslash) = rest.find('\\') {
+        out.extend_from_slice(&rest.as_bytes()[..backslash]);
+        let from = &rest[backslash..];
+        let (escape, after) = from.split_at_checked(escape_octets(from)?).ok_or("an escape is cut off")?;
+        out.push(match &escape[1..] {
+            "r" => b'\r',
+            "n" => b'\n',
+            "t" => b'\t',
+            "0" => 0,
+            "\\" => b'\\',
+            "\"" => b'"',
+            "{" => b'{',
+            hex => u8::from_str_radix(&hex[1..], 16).map_err(|_| format!("no such escape: {escape}"))?,
+        });
+        rest = after;
+    }
+    out.extend_from_slice(rest.as_bytes());
+    Ok(out)
+}
+
+#[test]
+fn language() {
+    assert_eq!(repeated("a{3*bc}d{|}{").as_deref(), Ok(&b"abcbcbcd{|}{"[..]));
+    assert_eq!(quoted(r#""a\r\n{2*\x00.\n}\"\\\{2*x}""#).as_deref(), Ok(&b"a\r\n\0.\n\0.\n\"\\{2*x}"[..]));
+    assert!(quoted("a").is_err() && quoted(r#""\q1""#).is_err());
+    for bad in
+        ["X: 1", "@nothing", "| x", "C: x\n@config recipients=1", "@config recipients", "@after soon", "@envelope"]
+    {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+    let transcript =
+        parse("# words\n\n@config recipients=2\n@ehlo\n@message\n| a\n|\n|  b\n@close\n").expect("a transcript");
+    let blocks = transcript.items.iter().filter_map(|item| match &item.act {
+        Act::Directive(Directive::Message(Some(content))) => Some(&content[..]),
+        _ => None,
+    });
+    assert_eq!(blocks.collect::<Vec<_>>(), [b"a\r\n\r\n b\r\n"]);
+    assert_eq!(transcript.settings.profile.recipients_max, Some(2));
+}
