@@ -298,14 +298,18 @@ impl Session {
         let State::Data(_, content) = &mut self.state else { return None };
         match piece {
             Piece::NeedMore => Some(Step::NeedMore),
-            Piece::Content(_) if content.refusal.is_some() => None,
             Piece::Content(octets) => {
-                //= [MS-OXSMTP] 3.2.7 MessageSizeExceeded: more octets than allowed.
+                //= [MS-OXSMTP] 3.2.7 MessageSizeExceeded: more octets than allowed. Overrides a
+                //= failure to keep the content: sending it again would not help.
+                let refused = content.refusal.is_some();
                 if self.profile.message_size_max.is_some_and(|max| content.decoder.octets() > max) {
                     content.refusal = Some(Reply::MessageTooLarge);
-                    return Some(Step::Abandon);
                 }
-                Some(Step::Body(octets))
+                match content.refusal {
+                    None => Some(Step::Body(octets)),
+                    Some(_) if refused => None,
+                    Some(_) => Some(Step::Abandon),
+                }
             }
             Piece::End => {
                 if let Some(refusal) = content.refusal {
