@@ -4,7 +4,7 @@ use clap::Parser;
 use gatepost::config::Config;
 use gatepost::config::options::{Cli, Command, ServeOptions};
 use gatepost::control::Control;
-use gatepost::control::preflight::{self, Binding, ExitCode, Failure};
+use gatepost::control::preflight::{self, ExitCode, Failure};
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
 use gatepost::shard::{self, Doorbell, Shared, Stage, Start};
@@ -12,7 +12,7 @@ use gatepost::{cmd, metrics};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
 use std::io::{self, BufWriter, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process;
@@ -71,8 +71,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(in_queue.0 as f64);
     ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    // Nobody may be listening to what it says.
-    let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &bindings, metrics_address);
+    let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
     let shared = Arc::new(Shared::new(&config.limits));
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
@@ -84,20 +83,14 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         drain_timeout: config.drain_timeout,
     })?;
 
-    let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
-    for binding in bindings {
-        for (shard, socket) in binding.sockets.into_iter().enumerate() {
-            listeners[shard].push(socket);
-        }
-    }
-    let (ended, endings) = mpsc::channel();
+    let (sender, news) = mpsc::channel();
+    let mut sockets: Vec<_> = bindings.into_iter().map(|binding| binding.sockets.into_iter()).collect();
     // Directories beyond today's shards are left as they are.
-    let parts = recovered.into_iter().zip(listeners).zip(doorbells);
-    for (number, (((directory, found), listeners), doorbell)) in parts.enumerate() {
+    for (number, ((directory, found), doorbell)) in recovered.into_iter().zip(doorbells).enumerate() {
         let start = Start {
             number,
             core: cores[number % cores.len()],
-            listeners,
+            listeners: sockets.iter_mut().filter_map(Iterator::next).collect(),
             directory,
             resume: found.resume,
             key: getrandom::u64()
@@ -106,28 +99,65 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             shared: shared.clone(),
             doorbell,
         };
-        let ended = ended.clone();
-        let run = move || {
-            let result = catch_unwind(AssertUnwindSafe(|| shard::run(start)));
-            // The receiver outlives the threads.
-            let _ = ended.send((number, result));
-        };
-        thread::Builder::new().name(format!("shard-{number}")).spawn(run).map_err(|error| os_failure(&error))?;
+        start_shard(start, sender.clone()).map_err(|error| os_failure(&error))?;
     }
-    for _ in 0..shards {
-        let Ok((number, result)) = endings.recv() else { break };
-        let cause = match result {
-            Ok(Ok(())) if shared.stage() != Stage::Serving => continue,
-            Ok(Ok(())) => "it returned".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it panicked, see above".to_owned(),
-        };
-        return Err(Failure::new(
-            ExitCode::Software,
-            format!("shard {number} has ended: {cause}; what was acknowledged is in the spool, start again"),
-        ));
-    }
+    drop(sender);
+    watch_shards(&news, &shared, shards, || {
+        // Nobody may be listening to what it says.
+        let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, metrics_address);
+    })?;
     let _ = writeln!(io::stdout(), "drained");
+    Ok(())
+}
+
+/// What a shard's thread tells.
+enum News {
+    Serving,
+    Ended(usize, Result<(), String>),
+}
+
+fn start_shard(start: Start, news: mpsc::Sender<News>) -> io::Result<()> {
+    let number = start.number;
+    let run = move || {
+        // The receiver outlives the threads.
+        let ready = || _ = news.send(News::Serving);
+        let result = match catch_unwind(AssertUnwindSafe(|| shard::run(start, ready))) {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err("it panicked, see above".to_owned()),
+        };
+        let _ = news.send(News::Ended(number, result));
+    };
+    thread::Builder::new().name(format!("shard-{number}")).spawn(run).map(drop)
+}
+
+/// Calls `serving` when all shards do; returns when all have drained, or one has ended otherwise.
+fn watch_shards(
+    news: &mpsc::Receiver<News>,
+    shared: &Shared,
+    shards: usize,
+    serving: impl FnOnce(),
+) -> Result<(), Failure> {
+    let mut serving = Some(serving);
+    let mut starting = shards;
+    for news in news {
+        match news {
+            News::Serving => {
+                starting -= 1;
+                if starting == 0
+                    && let Some(serving) = serving.take()
+                {
+                    serving();
+                }
+            }
+            News::Ended(_, Ok(())) if shared.stage() != Stage::Serving => {}
+            News::Ended(number, result) => {
+                let cause = result.err().unwrap_or_else(|| "it returned".to_owned());
+                let message =
+                    format!("shard {number} has ended: {cause}; what was acknowledged is in the spool, start again");
+                return Err(Failure::new(ExitCode::Software, message));
+            }
+        }
+    }
     Ok(())
 }
 
@@ -209,15 +239,15 @@ fn say_what_it_does(
     shards: usize,
     spool: &Path,
     (messages, octets): (u64, u64),
-    bindings: &[Binding],
+    addresses: &[SocketAddr],
     metrics_address: Option<SocketAddr>,
 ) -> io::Result<()> {
     let out = &mut io::stdout().lock();
     writeln!(out, "gatepost {}: {}, {shards} shards", env!("CARGO_PKG_VERSION"), config.hostname)?;
-    for binding in bindings {
-        writeln!(out, "listening on {}", binding.address)?;
+    for address in addresses {
+        writeln!(out, "listening on {address}")?;
     }
-    if bindings.is_empty() {
+    if addresses.is_empty() {
         writeln!(out, "listening nowhere (--listen none)")?;
     }
     match config.accepted_domains.len() {

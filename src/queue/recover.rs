@@ -13,7 +13,7 @@
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
 //! tidying.
 
-use super::disk::{Disk, segment_generation, spill_id, spill_name};
+use super::disk::{Disk, segment_generation, segment_name, spill_id, spill_name};
 use super::record::{HEADER_OCTETS, Record, RecordHeader, SegmentHeader, find_record};
 use super::spool::Resume;
 use crate::smtp::QueueId;
@@ -70,11 +70,16 @@ pub struct Found {
     pub damage: Vec<Damage>,
 }
 
+/// How often a segment that looks damaged is read when its writer may be at work: a read that
+/// overlaps a write can see its later pages without its earlier ones.
+const READS_BESIDE_A_WRITER: usize = 5;
+
 /// Reads the directory of a shard, shows every message to `visit` in the order of their arrival in
-/// the log, and changes nothing.
+/// the log, and changes nothing. The gateway may be running; what it writes at that moment may be
+/// missed.
 pub fn read(disk: &impl Disk, mut visit: impl FnMut(&Record<'_>)) -> io::Result<Found> {
     let mut found = Found::default();
-    scan(disk, &mut found, &mut visit)?;
+    scan(disk, READS_BESIDE_A_WRITER, &mut found, &mut visit)?;
     Ok(found)
 }
 
@@ -83,15 +88,15 @@ pub fn read(disk: &impl Disk, mut visit: impl FnMut(&Record<'_>)) -> io::Result<
 pub fn recover(disk: &mut impl Disk) -> io::Result<Found> {
     let mut found = Found::default();
     let mut spilled = HashSet::new();
-    let segments = scan(disk, &mut found, &mut |record| {
+    let fates = scan(disk, 1, &mut found, &mut |record| {
         if record.header.spilled {
             spilled.insert(record.header.id);
         }
     })?;
-    for segment in segments {
-        match segment.fate {
-            Fate::Remove => disk.remove(&segment.name)?,
-            Fate::Cut(octets) => disk.truncate(&segment.name, octets)?,
+    for (name, fate) in fates {
+        match fate {
+            Fate::Remove => disk.remove(&name)?,
+            Fate::Cut(octets) => disk.truncate(&name, octets)?,
             Fate::Keep => {}
         }
     }
@@ -103,99 +108,126 @@ pub fn recover(disk: &mut impl Disk) -> io::Result<Found> {
     Ok(found)
 }
 
+/// What becomes of a segment's file.
 enum Fate {
     Keep,
     Cut(u64),
     Remove,
 }
 
-struct Segment {
-    name: String,
-    fate: Fate,
+/// What a segment holds.
+struct Scanned {
+    header: Option<SegmentHeader>,
+    /// Where the intact records begin, and their headers.
+    records: Vec<(usize, RecordHeader)>,
+    damage: Vec<Damage>,
+    /// The end of the last intact record.
+    end: usize,
 }
 
-fn scan(disk: &impl Disk, found: &mut Found, visit: &mut impl FnMut(&Record<'_>)) -> io::Result<Vec<Segment>> {
+fn scan(
+    disk: &impl Disk,
+    reads: usize,
+    found: &mut Found,
+    visit: &mut impl FnMut(&Record<'_>),
+) -> io::Result<Vec<(String, Fate)>> {
     let mut generations: Vec<u64> = disk.names()?.iter().filter_map(|name| segment_generation(name)).collect();
     generations.sort_unstable();
     let mut octets = Vec::new();
-    let mut segments = Vec::new();
+    let mut fates = Vec::new();
     for generation in generations {
-        let name = super::disk::segment_name(generation);
+        let name = segment_name(generation);
         disk.read(&name, &mut octets)?;
+        let mut scanned = scan_segment(&name, generation, found.resume.next_sequence, &octets);
+        for _ in 1..reads {
+            if scanned.damage.is_empty() {
+                break;
+            }
+            disk.read(&name, &mut octets)?;
+            scanned = scan_segment(&name, generation, found.resume.next_sequence, &octets);
+        }
         found.resume.next_generation = found.resume.next_generation.max(generation + 1);
-        let fate = scan_segment(disk, &name, generation, &octets, found, visit)?;
-        segments.push(Segment { name, fate });
+        let fate = add(disk, scanned, &octets, found, visit)?;
+        fates.push((name, fate));
     }
-    Ok(segments)
+    Ok(fates)
 }
 
-fn scan_segment(
-    disk: &impl Disk,
-    name: &str,
-    generation: u64,
-    octets: &[u8],
-    found: &mut Found,
-    visit: &mut impl FnMut(&Record<'_>),
-) -> io::Result<Fate> {
+/// Finds the intact records of a segment, with sequences from `next_sequence` on.
+fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u8]) -> Scanned {
     let header = SegmentHeader::decode(octets).filter(|header| header.generation == generation);
-    if let Some(header) = header {
-        found.resume.highest_id = found.resume.highest_id.max(header.highest_id);
-    } else if octets.iter().all(|&octet| octet == 0) {
-        return Ok(Fate::Remove);
-    } else {
+    let mut scanned = Scanned { header, records: Vec::new(), damage: Vec::new(), end: HEADER_OCTETS };
+    if header.is_none() {
+        if octets.iter().all(|&octet| octet == 0) {
+            return scanned;
+        }
         // The header says nothing that the records do not say themselves: go on and read them.
-        found.damage.push(Damage::SegmentHeader { segment: name.to_owned() });
+        scanned.damage.push(Damage::SegmentHeader { segment: name.to_owned() });
     }
     // Without a header the first record says what the key was; records inside messages stand later.
     let first = || RecordHeader::decode(octets.get(HEADER_OCTETS..)?);
     let key = header.map(|header| header.key).or_else(|| first().map(|record| record.key));
     let mut at = HEADER_OCTETS;
-    // The end of the last intact record.
-    let mut end = HEADER_OCTETS;
-    let mut damaged = header.is_none();
-    let mut messages = 0;
     while let Some(start) = find_record(octets, at) {
         let intact = RecordHeader::decode(&octets[start..])
             .filter(|header| header.generation == generation && Some(header.key) == key)
-            .filter(|header| header.sequence >= found.resume.next_sequence)
-            .and_then(|header| Record::decode(header, &octets[start..]));
-        let Some(record) = intact else {
+            .filter(|header| header.sequence >= next_sequence)
+            .filter(|header| Record::decode(*header, &octets[start..]).is_some());
+        let Some(header) = intact else {
             at = start + 8;
             continue;
         };
-        if start > end {
-            damaged = true;
-            found.damage.push(Damage::Records {
+        if start > scanned.end {
+            scanned.damage.push(Damage::Records {
                 segment: name.to_owned(),
-                offset: end as u64,
-                octets: (start - end) as u64,
+                offset: scanned.end as u64,
+                octets: (start - scanned.end) as u64,
             });
         }
-        let header = record.header;
+        next_sequence = header.sequence + 1;
+        scanned.records.push((start, header));
+        scanned.end = start + usize::try_from(header.octets()).unwrap_or(usize::MAX);
+        at = scanned.end;
+    }
+    scanned
+}
+
+/// Adds a segment to what was found, shows its messages, and says what becomes of its file.
+fn add(
+    disk: &impl Disk,
+    scanned: Scanned,
+    octets: &[u8],
+    found: &mut Found,
+    visit: &mut impl FnMut(&Record<'_>),
+) -> io::Result<Fate> {
+    let mut damaged = !scanned.damage.is_empty();
+    found.damage.extend(scanned.damage);
+    if let Some(header) = scanned.header {
+        found.resume.highest_id = found.resume.highest_id.max(header.highest_id);
+    }
+    for &(start, header) in &scanned.records {
         found.resume.next_sequence = header.sequence + 1;
         found.resume.highest_id = found.resume.highest_id.max(header.id);
         found.messages += 1;
         found.octets += header.message_octets;
-        messages += 1;
         if header.spilled && disk.length(&spill_name(header.id))? != Some(header.message_octets) {
             damaged = true;
             found.damage.push(Damage::Spill { id: header.id });
         }
-        visit(&record);
-        end = start + usize::try_from(header.octets()).unwrap_or(usize::MAX);
-        at = end;
+        if let Some(record) = Record::decode(header, &octets[start..]) {
+            visit(&record);
+        }
     }
-    Ok(match (damaged, messages) {
+    Ok(match (damaged, scanned.records.is_empty()) {
         (true, _) => Fate::Keep,
-        (false, 0) => Fate::Remove,
-        (false, _) if end < octets.len() => Fate::Cut(end as u64),
-        (false, _) => Fate::Keep,
+        (false, true) => Fate::Remove,
+        (false, false) if scanned.end < octets.len() => Fate::Cut(scanned.end as u64),
+        (false, false) => Fate::Keep,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::disk::segment_name;
     use super::super::record::{Body, NewMessage};
     use super::super::spool::Spool;
     use super::*;
@@ -315,6 +347,47 @@ mod tests {
         headless.0.get_mut(&name).expect("a segment")[9] ^= 1;
         let found = recover(&mut headless).expect("memory does not fail");
         assert_eq!((found.messages, found.damage.len()), (3, 1));
+    }
+
+    /// A disk whose writer is at work: the first reads see a page of the batch too few.
+    struct BeingWritten(Memory, std::cell::Cell<usize>);
+
+    impl Disk for BeingWritten {
+        fn names(&self) -> io::Result<Vec<String>> {
+            self.0.names()
+        }
+        fn read(&self, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
+            self.0.read(name, out)?;
+            if self.1.get() > 0 {
+                self.1.set(self.1.get() - 1);
+                let second = find_record(out, HEADER_OCTETS + 8).expect("a second record");
+                out[second..second + 64].fill(0);
+            }
+            Ok(())
+        }
+        fn length(&self, name: &str) -> io::Result<Option<u64>> {
+            self.0.length(name)
+        }
+        fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
+            self.0.truncate(name, octets)
+        }
+        fn remove(&mut self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+    }
+
+    #[test]
+    fn a_write_in_progress_is_no_damage() {
+        let mut disk = Memory::default();
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        let bodies = [Body::Inline(b"one"), Body::Inline(b"two"), Body::Inline(b"three")];
+        let ids = write(&mut disk, &mut spool, &bodies);
+        for torn_reads in 0..READS_BESIDE_A_WRITER {
+            let mut seen = Vec::new();
+            let busy = BeingWritten(disk.clone(), torn_reads.into());
+            let found = read(&busy, |record| seen.push(record.header.id)).expect("memory does not fail");
+            assert_eq!((found.damage.len(), seen), (0, ids.clone()), "{torn_reads} torn reads");
+        }
     }
 
     #[test]

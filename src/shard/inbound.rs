@@ -31,9 +31,9 @@ enum Turn {
 struct Inbound {
     context: Rc<Context>,
     client: IpAddr,
-    // Before the connection: a client that reconnects must not meet its own ghost, so the permit
-    // is given back before the socket closes.
-    permit: Permit,
+    /// Given back before the last reply leaves, and before the socket closes (it stands before the
+    /// connection): a client that reconnects must not meet its own ghost.
+    permit: Option<Permit>,
     connection: Connection,
     session: Session,
     message: Option<Message>,
@@ -47,7 +47,8 @@ struct Inbound {
 /// once, and an idle session is mostly this future.
 pub fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permit: Permit) -> impl Future<Output = ()> {
     let session = Session::new(context.profile.clone(), client, context.net.now());
-    Box::new(Inbound { context, connection, client, permit, session, message: None, left: Vec::new() }).run()
+    Box::new(Inbound { context, connection, client, permit: Some(permit), session, message: None, left: Vec::new() })
+        .run()
 }
 
 impl Inbound {
@@ -59,6 +60,9 @@ impl Inbound {
             pending = false;
             for reply in self.session.take_refusals() {
                 self.context.metrics.count_refusal(reply);
+            }
+            if matches!(turn, Some(Turn::Close)) {
+                self.permit = None;
             }
             if !self.flush().await {
                 return;
@@ -78,7 +82,6 @@ impl Inbound {
                 Box::pin(self.spill()).await;
             }
         }
-        drop(self.permit);
         self.connection.linger();
     }
 
@@ -171,10 +174,10 @@ impl Inbound {
         let context = &*self.context;
         let accepted = match query {
             Query::Sender => {
-                if self.permit.try_count_message(context.net.now(), &context.config.limits) {
-                    return Verdict::Accept;
-                }
-                return Verdict::Refuse(Reply::RateExceeded);
+                let now = context.net.now();
+                let within = |permit: &Permit| permit.try_count_message(now, &context.config.limits);
+                let accepted = self.permit.as_ref().is_some_and(within);
+                return if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) };
             }
             Query::Recipient(mailbox) => {
                 let default = context.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());

@@ -76,8 +76,8 @@ struct Context {
     listening: Cell<usize>,
 }
 
-/// Runs a shard on this thread until the process has drained.
-pub fn run(start: Start) -> io::Result<()> {
+/// Runs a shard on this thread until the process has drained. `ready` is called once it serves.
+pub fn run(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let executor = LocalExecutorBuilder::new(Placement::Fixed(start.core))
         .name(&format!("gatepost-{}", start.number))
         // The default pins 10 MB per ring for direct I/O, which this program does not do.
@@ -86,10 +86,10 @@ pub fn run(start: Start) -> io::Result<()> {
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
         .map_err(|error| io::Error::other(error.to_string()))?;
-    executor.run(serve(start))
+    executor.run(serve(start, ready))
 }
 
-async fn serve(start: Start) -> io::Result<()> {
+async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let net = Net::new(start.doorbell)?;
     let metrics = Rc::new(ShardMetrics::new());
     let number = u32::try_from(start.number).unwrap_or(u32::MAX);
@@ -125,6 +125,7 @@ async fn serve(start: Start) -> io::Result<()> {
             watched.net.bell().await;
         }
     });
+    ready();
     let result = net.dispatch().await;
     storage.stop();
     committer.await;

@@ -1,0 +1,14 @@
+//! Black box: the real program, its sockets, its files, its exit codes.
+//!
+//! Everything here is told and seen as an operator or a client would: nothing of the library is
+//! used. What needs more than a toolchain (other vendors' clients, mounts) is in `.ci/suites`.
+
+mod harness;
+mod limits;
+mod listeners;
+mod mail;
+mod preflight;
+mod resources;
+mod sessions;
+mod shutdown;
+mod spool;
