@@ -77,7 +77,7 @@ impl Sender {
                 &gateway.address().to_string(),
                 "--to=rcpt@test.example",
                 "--duration=1h",
-                "--give-up-after=2s",
+                "--give-up-after=500ms",
                 "--threads=1",
             ])
             .arg("--acked-file")

@@ -554,6 +554,9 @@ def full_disk(directory):
         assert any("cannot write" in line and "452" in line for line in gateway.errors), gateway.errors
         print(f"    {len(sender.accepted)} messages accepted, then {refused} refused")
         sender.check()
+        # It tries again each second, and must not leave a file each time.
+        empty = [path for path in spool.glob("shard-*/segment-*") if path.stat().st_size == 0]
+        assert len(empty) <= 3, f"{len(empty)} empty segments"
         # Space again: mail of all sizes is taken.
         ballasts[0].unlink()
         for octets in (1000, 100_000, 400_000):

@@ -197,3 +197,30 @@ fn segments_follow_one_another() {
     assert_eq!(messages.len(), 301);
     assert!(messages[..300].iter().all(|message| message.ends_with(&body)) && messages[300].is_empty());
 }
+
+#[test]
+fn the_queue_is_read_while_it_is_written() {
+    let scratch = Scratch::new();
+    let gateway = start(&scratch.join("spool"), &["--message-rate=0"]);
+    let address = gateway.address();
+    let mut listed = 0;
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (1..=4)
+            .map(|number| {
+                scope.spawn(move || {
+                    let mut client = Client::connect(address, Some([127, 8, 3, number].into()));
+                    client.hello();
+                    (0..300).for_each(|_| drop(client.deliver(FROM, &[TO], &content(3000))));
+                })
+            })
+            .collect();
+        while !senders.iter().all(|sender| sender.is_finished()) {
+            // What is on its way is missing or there, and never called damage: these assert it.
+            let now = list(&gateway.spool).len();
+            assert!(now >= listed, "{listed} were there, now {now}");
+            listed = now;
+            crate::harness::cat_all(&gateway.spool);
+        }
+    });
+    assert_eq!(list(&gateway.spool).len(), 1200);
+}

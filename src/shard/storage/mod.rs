@@ -244,7 +244,9 @@ impl Storage {
         }
         let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
         write_all(&segment.file, batch.octets, batch.offset).await?;
-        let half_full = self.0.spool.borrow().segment_used_octets() > segment.capacity / 2;
+        // Not when space is short: a segment in advance is space that nobody else has.
+        let roomy = segment.capacity == SEGMENT_MAX_OCTETS;
+        let half_full = roomy && self.0.spool.borrow().segment_used_octets() > segment.capacity / 2;
         if half_full && self.0.spare.borrow().is_none() && self.0.spool.borrow().generation() == segment.generation {
             self.prepare(segment.generation + 1);
         }
@@ -276,11 +278,26 @@ impl Storage {
 
     async fn make_segment(&self, generation: u64) -> io::Result<Segment> {
         let file = create(&self.0.directory.file(&segment_name(generation)), libc::O_DSYNC).await?;
-        let capacity = allocate(&file).await?;
+        match self.lay_out(&file, generation).await {
+            Ok(capacity) => Ok(Segment { generation, capacity, file }),
+            Err(error) => {
+                // One is tried each second while the disk is full: they must not pile up. What
+                // cannot be removed now goes at the next start.
+                let _ = file.remove().await;
+                let _ = file.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reserves a segment's space and puts its header and its name on stable storage; returns its
+    /// capacity.
+    async fn lay_out(&self, file: &BufferedFile, generation: u64) -> io::Result<u64> {
+        let capacity = allocate(file, self.0.directory.path()).await?;
         let header = self.0.spool.borrow().segment_header(generation).encode();
-        write_all(&file, header.to_vec(), 0).await?;
+        write_all(file, header.to_vec(), 0).await?;
         sync_directory(self.0.directory.path()).await?;
-        Ok(Segment { generation, capacity, file })
+        Ok(capacity)
     }
 }
 
@@ -298,9 +315,15 @@ async fn create(path: &Path, flags: i32) -> io::Result<BufferedFile> {
         .map_err(into_io)
 }
 
-/// Reserves a segment's space, less when space is short; returns how much.
-async fn allocate(file: &BufferedFile) -> io::Result<u64> {
+/// Reserves a segment's space and returns how much: at most a quarter of what is free, so that
+/// spill files and the other shards find room too, and less when that is not to be had.
+async fn allocate(file: &BufferedFile, directory: &Path) -> io::Result<u64> {
+    let statistics = rustix::fs::statvfs(directory)?;
+    let quarter = statistics.f_bavail.saturating_mul(statistics.f_frsize) / 4;
     let mut capacity = SEGMENT_MAX_OCTETS;
+    while capacity > quarter && capacity > SEGMENT_MIN_OCTETS {
+        capacity /= 2;
+    }
     loop {
         match file.pre_allocate(capacity, false).await.map_err(into_io) {
             Ok(()) => return Ok(capacity),
