@@ -33,6 +33,8 @@ pub const NUMBER_MAX_DIGITS: usize = 20;
 
 /// Most octets read from a socket at once: the size of a shard's scratch buffer.
 pub const READ_MAX_OCTETS: usize = 64 * KB;
+/// Reads of one session, of up to 64 KB each, before the shard's others have a turn.
+pub const READS_IN_A_ROW_MAX: u32 = 16;
 /// Replies that may wait unsent; a session with more is not read from until they have left.
 pub const REPLIES_MAX_OCTETS: usize = 8 * KB;
 /// A message's octets held in memory before they go to a spill file of their own.

@@ -196,6 +196,9 @@ fn recover(spool: &SpoolDirectory, shards: usize) -> Result<Vec<(Directory, Foun
         for damage in &found.damage {
             eprintln!("gatepost: {path}/{damage}");
         }
+        for unfinished in &found.unfinished {
+            eprintln!("gatepost: {path}/{unfinished}");
+        }
         recovered.push((directory, found));
     }
     Ok(recovered)

@@ -3,11 +3,12 @@
 //! | found | means | done at start |
 //! |---|---|---|
 //! | record with right checksums | a message that was or may have been acknowledged | kept |
-//! | octets behind the last record | unused space, or a batch that was cut off before its sync: nobody was told | cut off |
+//! | zeros behind the last record | unused space | cut off |
+//! | other octets behind the last record | a batch that was cut off before its sync, so that nobody was told; or damage | kept, reported |
 //! | octets between records that are none | damage: acknowledged messages may be hit | kept, reported |
-//! | segment without a record | prepared or abandoned | removed |
+//! | segment without a record, else zero | abandoned | removed |
 //! | segment without a right header | cut off while it was made, or damaged | removed if all zero, else kept, reported |
-//! | spill file that no record names | its message was never acknowledged | removed |
+//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but kept where there is damage or a cut-off batch |
 //! | record whose spill file is missing or has another length | damage | kept, reported |
 //!
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
@@ -68,6 +69,26 @@ pub struct Found {
     pub octets: u64,
     /// What is not as it should be.
     pub damage: Vec<Damage>,
+    /// Batches that were cut off, each as the octets it left: after a crash nothing unusual.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// Octets behind the last record of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    segment: String,
+    offset: u64,
+    octets: u64,
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unfinished { segment, offset, octets } = self;
+        write!(
+            f,
+            "{segment}: {octets} octets at {offset} are a batch that was cut off before anybody was told, or damage; they are kept"
+        )
+    }
 }
 
 /// How often a segment that looks damaged is read when its writer may be at work: a read that
@@ -100,6 +121,11 @@ pub fn recover(disk: &mut impl Disk) -> io::Result<Found> {
             Fate::Keep => {}
         }
     }
+    // A damaged record may be the one that names it.
+    let records_damaged = found.damage.iter().any(|damage| !matches!(damage, Damage::Spill { .. }));
+    if records_damaged || !found.unfinished.is_empty() {
+        return Ok(found);
+    }
     for name in disk.names()? {
         if spill_id(&name).is_some_and(|id| !spilled.contains(&id)) {
             disk.remove(&name)?;
@@ -117,6 +143,7 @@ enum Fate {
 
 /// What a segment holds.
 struct Scanned {
+    generation: u64,
     header: Option<SegmentHeader>,
     /// Where the intact records begin, and their headers.
     records: Vec<(usize, RecordHeader)>,
@@ -156,7 +183,7 @@ fn scan(
 /// Finds the intact records of a segment, with sequences from `next_sequence` on.
 fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u8]) -> Scanned {
     let header = SegmentHeader::decode(octets).filter(|header| header.generation == generation);
-    let mut scanned = Scanned { header, records: Vec::new(), damage: Vec::new(), end: HEADER_OCTETS };
+    let mut scanned = Scanned { generation, header, records: Vec::new(), damage: Vec::new(), end: HEADER_OCTETS };
     if header.is_none() {
         if octets.iter().all(|&octet| octet == 0) {
             return scanned;
@@ -218,11 +245,20 @@ fn add(
             visit(&record);
         }
     }
+    let tail = octets.get(scanned.end..).unwrap_or_default();
+    let used = scanned.end + tail.iter().rposition(|&octet| octet != 0).map_or(0, |last| last + 1);
+    if used > scanned.end && scanned.header.is_some() {
+        found.unfinished.push(Unfinished {
+            segment: segment_name(scanned.generation),
+            offset: scanned.end as u64,
+            octets: (used - scanned.end) as u64,
+        });
+    }
     Ok(match (damaged, scanned.records.is_empty()) {
         (true, _) => Fate::Keep,
-        (false, true) => Fate::Remove,
-        (false, false) if scanned.end < octets.len() => Fate::Cut(scanned.end as u64),
-        (false, false) => Fate::Keep,
+        (false, true) if used == scanned.end => Fate::Remove,
+        (false, _) if used < octets.len() => Fate::Cut(used as u64),
+        (false, _) => Fate::Keep,
     })
 }
 
@@ -320,6 +356,11 @@ mod tests {
             disk.0.insert(name.clone(), torn);
             let found = recover(&mut disk.clone()).expect("memory does not fail");
             assert_eq!(found.damage, [], "cut at {cut}");
+            let kept = disk.0[&name][..cut].iter().rposition(|&octet| octet != 0).expect("a header") + 1;
+            let mut after = disk.clone();
+            recover(&mut after).expect("memory does not fail");
+            let whole = after.0.get(&name).is_none_or(|file| file.len() >= kept || kept <= HEADER_OCTETS);
+            assert!(whole, "cut at {cut}: what may be damage is kept");
             let kept = listed(&disk);
             assert_eq!(kept, ids[..kept.len()], "cut at {cut}");
         }
@@ -374,6 +415,20 @@ mod tests {
         fn remove(&mut self, name: &str) -> io::Result<()> {
             self.0.remove(name)
         }
+    }
+
+    #[test]
+    fn nothing_goes_where_a_record_may_be_damaged() {
+        let mut disk = Memory::default();
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        let ids = write(&mut disk, &mut spool, &[Body::Spilled { octets: 3, crc: 0 }]);
+        disk.0.insert(spill_name(ids[0]), b"abc".to_vec());
+        // The only record of the segment, so that nothing behind it tells damage from a torn batch.
+        disk.0.get_mut(&segment_name(1)).expect("a segment")[HEADER_OCTETS + 20] ^= 1;
+        let found = recover(&mut disk).expect("memory does not fail");
+        assert_eq!((found.messages, found.damage.len(), found.unfinished.len()), (0, 0, 1));
+        assert!(disk.0.contains_key(&spill_name(ids[0])) && disk.0.contains_key(&segment_name(1)));
+        assert_eq!(recover(&mut disk).expect("again"), found, "recovery is idempotent");
     }
 
     #[test]

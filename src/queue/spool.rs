@@ -138,16 +138,6 @@ impl Spool {
         SegmentHeader { shard: self.shard, generation, highest_id: self.ids.highest(), key: self.key }
     }
 
-    /// Generation that new records are stamped for.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Octets of the current segment that are taken, written or not.
-    pub fn segment_used_octets(&self) -> u64 {
-        self.offset
-    }
-
     /// A segment turned out smaller than the usual.
     pub fn segment_opened(&mut self, generation: u64, capacity: u64) {
         if generation == self.generation {

@@ -8,7 +8,7 @@ use super::Context;
 use super::message::Message;
 use super::net::{Connection, Ready};
 use super::shared::{Permit, Stage};
-use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS};
+use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Query, Session, Step, Verdict};
@@ -39,6 +39,8 @@ struct Inbound {
     message: Option<Message>,
     /// Input that the session has not consumed.
     left: Vec<u8>,
+    /// Reads since others had a turn.
+    reads: u32,
 }
 
 /// Serves a connection to its end.
@@ -47,8 +49,17 @@ struct Inbound {
 /// once, and an idle session is mostly this future.
 pub fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permit: Permit) -> impl Future<Output = ()> {
     let session = Session::new(context.profile.clone(), client, context.net.now());
-    Box::new(Inbound { context, connection, client, permit: Some(permit), session, message: None, left: Vec::new() })
-        .run()
+    Box::new(Inbound {
+        context,
+        connection,
+        client,
+        permit: Some(permit),
+        session,
+        message: None,
+        left: Vec::new(),
+        reads: 0,
+    })
+    .run()
 }
 
 impl Inbound {
@@ -101,10 +112,16 @@ impl Inbound {
                 return Some(Turn::Close);
             }
             self.connection.set_deadline(self.session.next_deadline());
+            // A client that sends as fast as this reads would keep the shard to itself.
+            if self.reads >= READS_IN_A_ROW_MAX {
+                self.reads = 0;
+                self.context.net.next_turn().await;
+            }
             match self.connection.ready().await {
                 Ready::Bell => {}
                 Ready::Deadline => self.session.handle_time(self.context.net.now()),
                 Ready::Socket => {
+                    self.reads += 1;
                     if let Some(turn) = self.read_socket()? {
                         return Some(turn);
                     }

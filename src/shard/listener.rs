@@ -7,7 +7,6 @@ use super::shared::Stage;
 use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS};
 use crate::smtp::reply::Reply;
 use futures_lite::FutureExt;
-use futures_lite::future::yield_now;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -45,8 +44,7 @@ async fn accept_batch(context: &Rc<Context>, listener: &Listener) {
         }
     }
     // More may wait: sessions first.
-    context.net.note_runnable();
-    yield_now().await;
+    context.net.next_turn().await;
 }
 
 fn admit(context: &Rc<Context>, connection: Connection, client: IpAddr) {

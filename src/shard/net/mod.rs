@@ -12,6 +12,7 @@
 //!   costs ten times an `epoll_wait` (57 against 65 us per message, 140 against 160 reconnecting);
 //! - under load, with operations in flight, a one-microsecond timer forces a pass of the reactor
 //!   every [`REACTOR_PASS_US`];
+//! - a task with more to do than its share waits in [`Net::next_turn`], never in a yield to itself;
 //! - other threads wake a shard by its [`Doorbell`], which is in the epoll: glommio does not
 //!   signal an executor that is not parked.
 //!
@@ -107,6 +108,8 @@ struct Inner {
     /// Tasks became runnable that the dispatcher does not know of.
     runnable: Cell<bool>,
     stopped: Cell<bool>,
+    /// Who waits in [`Net::next_turn`].
+    deferred: RefCell<Vec<Waker>>,
     /// Who waits in [`Net::bell`].
     bell_waker: RefCell<Option<Waker>>,
 }
@@ -149,6 +152,7 @@ impl Net {
             unsubmitted: Cell::new(false),
             runnable: Cell::new(true),
             stopped: Cell::new(false),
+            deferred: RefCell::default(),
             bell_waker: RefCell::default(),
         })))
     }
@@ -183,6 +187,21 @@ impl Net {
         glommio::spawn_local(task).detach();
     }
 
+    /// Lets the dispatcher, and so everybody else, have a turn. A task that yielded to itself
+    /// instead would keep glommio from its reactor.
+    pub async fn next_turn(&self) {
+        let mut waits = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut waits, true) {
+                return Poll::Ready(());
+            }
+            self.0.deferred.borrow_mut().push(cx.waker().clone());
+            self.note_runnable();
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Waits for the doorbell, without a socket; one task at a time.
     pub async fn bell(&self) {
         let mut waits = false;
@@ -208,7 +227,8 @@ impl Net {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut last_pass = self.refresh_now();
         while !inner.stopped.get() {
-            let runnable = inner.runnable.replace(false);
+            let deferred = inner.deferred.take();
+            let runnable = inner.runnable.replace(false) || !deferred.is_empty();
             let in_flight = inner.ring_operations.get() > 0;
             let timeout = match (runnable || inner.unsubmitted.get(), in_flight) {
                 (true, _) => &NO_WAIT,
@@ -220,23 +240,19 @@ impl Net {
                 Err(error) => return Err(error.into()),
             }
             let now = self.refresh_now();
-            if events.is_empty() {
-                if runnable {
-                    yield_now().await;
-                } else {
-                    inner.unsubmitted.set(false);
-                    park::until_ready(&inner.epoll).await;
-                    last_pass = self.refresh_now();
-                    // Tasks that a completion woke come first.
-                    self.note_runnable();
-                }
-                continue;
-            }
+            let idle = events.is_empty() && !runnable;
             for event in events.drain(..) {
                 inner.handle(event);
             }
+            deferred.into_iter().for_each(Waker::wake);
             let overdue = now.duration_since(last_pass) > Duration::from_micros(REACTOR_PASS_US);
-            if in_flight && overdue {
+            if idle {
+                inner.unsubmitted.set(false);
+                park::until_ready(&inner.epoll).await;
+                last_pass = self.refresh_now();
+                // Tasks that a completion woke come first.
+                self.note_runnable();
+            } else if in_flight && overdue {
                 inner.unsubmitted.set(false);
                 glommio::timer::Timer::new(Duration::from_micros(1)).await;
                 last_pass = now;

@@ -109,12 +109,14 @@ pub fn shard_directories(spool: &Path) -> Result<Vec<Directory>, SpoolError> {
 /// Makes a directory for this user alone, its entry on stable storage.
 fn make_directory(path: &Path) -> Result<(), SpoolError> {
     let failed = |error| SpoolError::Io(path.to_owned(), "make the directory", error);
-    if path.is_dir() {
-        return Ok(());
+    let existed = path.is_dir();
+    if !existed {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_directory(parent).map_err(failed)
+    // Also where it existed: the start that made it may have ended before this. Then a parent that
+    // this user may not read is no reason to stop.
+    sync_directory(parent).or_else(|error| if existed { Ok(()) } else { Err(failed(error)) })
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

@@ -52,7 +52,6 @@ struct Inner {
     committer: Cell<Option<Waker>>,
     stopped: Cell<bool>,
     failed_at: Cell<Option<Instant>>,
-    spare: RefCell<Option<Segment>>,
     metrics: Rc<ShardMetrics>,
 }
 
@@ -106,7 +105,6 @@ impl Storage {
             committer: Cell::new(None),
             stopped: Cell::new(false),
             failed_at: Cell::new(None),
-            spare: RefCell::new(None),
             metrics,
         }))
     }
@@ -216,6 +214,10 @@ impl Storage {
     /// Counts a failure and tells the operator of the first one.
     pub fn report(&self, error: &io::Error) -> CommitError {
         self.0.metrics.storage_failures.increment(1);
+        // One session's want of a descriptor is no reason to turn all others away.
+        if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+            return CommitError;
+        }
         if self.0.failed_at.replace(Some(self.0.net.now())).is_none() {
             eprintln!(
                 "gatepost: cannot write to {}: {error}; mail is refused with 452 until storage works again",
@@ -240,42 +242,18 @@ impl Storage {
             if let Some(full) = segment.take() {
                 let _ = full.file.close().await;
             }
-            *segment = Some(self.segment(batch.generation).await?);
+            let made = self.make_segment(batch.generation).await?;
+            self.0.spool.borrow_mut().segment_opened(made.generation, made.capacity);
+            *segment = Some(made);
         }
         let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
         write_all(&segment.file, batch.octets, batch.offset).await?;
-        // Not when space is short: a segment in advance is space that nobody else has.
-        let roomy = segment.capacity == SEGMENT_MAX_OCTETS;
-        let half_full = roomy && self.0.spool.borrow().segment_used_octets() > segment.capacity / 2;
-        if half_full && self.0.spare.borrow().is_none() && self.0.spool.borrow().generation() == segment.generation {
-            self.prepare(segment.generation + 1);
-        }
         Ok(())
     }
 
-    /// The segment with this generation: prepared already, or made now.
-    async fn segment(&self, generation: u64) -> io::Result<Segment> {
-        let spare = self.0.spare.borrow_mut().take();
-        let segment = match spare {
-            Some(spare) if spare.generation == generation => spare,
-            _ => self.make_segment(generation).await?,
-        };
-        self.0.spool.borrow_mut().segment_opened(generation, segment.capacity);
-        Ok(segment)
-    }
-
-    /// Makes the next segment while the current one fills, so that no message waits for it.
-    fn prepare(&self, generation: u64) {
-        let storage = self.clone();
-        self.0.net.spawn(async move {
-            let _operation = storage.0.net.ring_operation();
-            // On failure it is made when it is needed, and that failure is reported.
-            if let Ok(segment) = storage.make_segment(generation).await {
-                storage.0.spare.replace(Some(segment));
-            }
-        });
-    }
-
+    /// Makes the segment with this generation. Only the committer does, one at a time, and a
+    /// generation is never tried twice: nobody can remove or empty a segment that is in use. (A
+    /// batch waits for it once in 64 MB; a segment made in advance would need just that care.)
     async fn make_segment(&self, generation: u64) -> io::Result<Segment> {
         let file = create(&self.0.directory.file(&segment_name(generation)), libc::O_DSYNC).await?;
         match self.lay_out(&file, generation).await {
@@ -301,14 +279,12 @@ impl Storage {
     }
 }
 
-/// Opens a file for writing, for this user alone, with more `flags` of open(2). One that a failed
-/// attempt left is used again.
+/// Makes a file that must not exist, for this user alone, and opens it with more `flags` of open(2).
 async fn create(path: &Path, flags: i32) -> io::Result<BufferedFile> {
     OpenOptions::new()
         .custom_flags(flags)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .buffered_open(path)
         .await
