@@ -307,7 +307,7 @@ mod tests {
         }
         while let Some(batch) = spool.take_batch() {
             let file = disk.0.entry(segment_name(batch.generation)).or_insert_with(|| {
-                let mut file = vec![0; 1 << 20];
+                let mut file = vec![0; 1 << 14];
                 file[..HEADER_OCTETS].copy_from_slice(&spool.segment_header(batch.generation).encode());
                 file
             });
