@@ -108,6 +108,8 @@ struct Inner {
     /// Tasks became runnable that the dispatcher does not know of.
     runnable: Cell<bool>,
     stopped: Cell<bool>,
+    /// The dispatcher waits on the ring.
+    parked: Cell<bool>,
     /// Who waits in [`Net::next_turn`].
     deferred: RefCell<Vec<Waker>>,
     /// Who waits in [`Net::bell`].
@@ -152,6 +154,7 @@ impl Net {
             unsubmitted: Cell::new(false),
             runnable: Cell::new(true),
             stopped: Cell::new(false),
+            parked: Cell::new(false),
             deferred: RefCell::default(),
             bell_waker: RefCell::default(),
         })))
@@ -190,6 +193,11 @@ impl Net {
     /// Lets the dispatcher, and so everybody else, have a turn. A task that yielded to itself
     /// instead would keep glommio from its reactor.
     pub async fn next_turn(&self) {
+        if self.0.parked.get() {
+            // It has no turn before its epoll has events: a pass of the reactor sees to those.
+            glommio::timer::Timer::new(Duration::from_micros(1)).await;
+            return;
+        }
         let mut waits = false;
         poll_fn(|cx| {
             if std::mem::replace(&mut waits, true) {
@@ -248,7 +256,9 @@ impl Net {
             let overdue = now.duration_since(last_pass) > Duration::from_micros(REACTOR_PASS_US);
             if idle {
                 inner.unsubmitted.set(false);
+                inner.parked.set(true);
                 park::until_ready(&inner.epoll).await;
+                inner.parked.set(false);
                 last_pass = self.refresh_now();
                 // Tasks that a completion woke come first.
                 self.note_runnable();
