@@ -129,6 +129,8 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let result = net.dispatch().await;
     storage.stop();
     committer.await;
+    // glommio panics where an executor ends with work in its blocking pool.
+    net.ring_operations_ended().await;
     result
 }
 

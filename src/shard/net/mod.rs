@@ -179,6 +179,13 @@ impl Net {
         RingOperation(self.clone())
     }
 
+    /// Waits until no file operation is on its way; for the end, when nobody dispatches any more.
+    pub async fn ring_operations_ended(&self) {
+        while self.0.ring_operations.get() > 0 {
+            glommio::timer::Timer::new(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Says that a task was made runnable other than by its socket: no nap before it has run.
     pub fn note_runnable(&self) {
         self.0.runnable.set(true);

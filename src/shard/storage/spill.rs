@@ -62,12 +62,13 @@ impl Spill {
 impl Drop for Spill {
     fn drop(&mut self) {
         let Some(file) = self.file.take() else { return };
-        let net = self.net.clone();
+        // Held from now on: the shard must not end while the removal is on its way.
+        let operation = self.net.ring_operation();
         self.net.spawn(async move {
-            let _operation = net.ring_operation();
             // What stays behind is removed by the next recovery: no record names it.
             let _ = file.remove().await;
             let _ = file.close().await;
+            drop(operation);
         });
     }
 }
