@@ -13,7 +13,7 @@
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
 //! | [`control`] | preflight, signals, the metrics endpoint | `shard`, `config`, `metrics` |
-//! | [`cmd`] | the other subcommands | `queue`, and the spool's directories |
+//! | [`cmd`] | the other subcommands | `queue`, the spool's directories, `control`'s exit codes |
 //!
 //! # The flow of a message
 //!
