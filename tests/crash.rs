@@ -180,7 +180,11 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
             // Recovery, by a start with or without as many shards, itself killed now and then.
             let shards = format!("--shards={}", 1 + random.below(3));
             let gateway = start(&spool, &[&shards, "--drain-timeout=0"]);
-            assert_eq!(gateway.stderr(), "", "recovery finds damage");
+            // A write that the kill cut short is no damage: nobody was told of its messages.
+            let said = gateway.stderr();
+            let damage: Vec<&str> =
+                said.lines().filter(|line| !line.contains("are a batch that was cut off")).collect();
+            assert!(damage.is_empty(), "recovery finds damage: {damage:?}");
             if random.below(3) == 0 {
                 gateway.kill()
             } else {
