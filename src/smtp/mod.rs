@@ -11,6 +11,7 @@
 //! | [`address`] | paths and mailboxes |
 //! | [`envelope`] | what a transaction gathers |
 //! | [`data`] | the content of DATA, streaming |
+//! | [`dsn`] | what a client asks for in reports |
 //! | [`Durable`], [`QueueId`] | the proof behind the 250, and its id |
 //! | [`header`] | the Received field |
 //! | [`reply`] | every reply |
@@ -19,6 +20,7 @@
 pub mod address;
 pub mod command;
 pub mod data;
+pub mod dsn;
 mod durable;
 pub mod envelope;
 pub mod header;
