@@ -5,7 +5,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use gatepost::queue::record::{Body, NewMessage};
 use gatepost::queue::spool::{Resume, Spool};
 use gatepost::smtp::data::{Decoder, Piece};
-use gatepost::smtp::envelope::{BodyType, Envelope};
+use gatepost::smtp::envelope::{Envelope, RecipientParameters, SenderParameters};
 use gatepost::smtp::server::{Profile, Session, Step, Verdict};
 use std::hint::black_box;
 use std::rc::Rc;
@@ -100,8 +100,8 @@ fn session(criterion: &mut Criterion) {
 fn spool(criterion: &mut Criterion) {
     let mut envelope = Envelope::default();
     let mailbox = gatepost::smtp::address::mailbox(b"someone@example.org").expect("a mailbox");
-    envelope.begin(Some(&mailbox), None, BodyType::SevenBit);
-    assert!(envelope.add_recipient(&mailbox, None));
+    envelope.begin(Some(&mailbox), None, SenderParameters::default());
+    assert!(envelope.add_recipient(&mailbox, None, RecipientParameters::default()));
     let body = content(false);
     let client = "192.0.2.1".parse().expect("an address");
     criterion.bench_function("64 records of 4 KB into a batch", |bencher| {

@@ -9,7 +9,8 @@
 //! | [`smtp`] | the protocol, pure: lines, commands, addresses, replies, the receiving session | `limits` |
 //! | [`policy`] | decisions, pure: shared tables, accepted domains, address ranges | `smtp`, `limits` |
 //! | [`queue`] | the durable queue, pure: record format, group commit, recovery | `smtp`, `limits` |
-//! | [`config`] | options, validated once | `smtp`, `policy`, `limits` |
+//! | [`delivery`] | delivery, pure: routes, what is known of next hops, backoff | `queue`, `smtp`, `policy` (map by domain, atomics), `limits` |
+//! | [`config`] | options, validated once | `smtp`, `policy`, `delivery`, `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
 //! | [`control`] | preflight, signals, the metrics endpoint | `shard`, `config`, `metrics` |
@@ -40,12 +41,14 @@
 //! | what a verb does, the order of checks | `smtp::server`, `verbs` |
 //! | a limit or default | [`limits`]; its option in `config::options` |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
-//! | what is stored | `queue::record`: raise the format version |
+//! | where mail goes, when it is tried again | `config::next_hop` (options), `delivery` |
+//! | what is stored | `queue::record`, `queue::stored`: raise the format version |
 //! | a metric | [`metrics`], the table |
 
 pub mod cmd;
 pub mod config;
 pub mod control;
+pub mod delivery;
 pub mod limits;
 pub mod metrics;
 pub mod policy;

@@ -24,6 +24,10 @@ pub const DOMAIN_MAX_OCTETS: usize = 255;
 pub const LABEL_MAX_OCTETS: usize = 63;
 /// Longest path without its angle brackets, RFC 5321 section 4.5.3.1.3.
 pub const PATH_MAX_OCTETS: usize = 256;
+/// Longest ENVID as written, RFC 3461 section 4.4.
+pub const ENVID_MAX_OCTETS: usize = 100;
+/// Longest ORCPT as written, RFC 3461 section 4.2.
+pub const ORCPT_MAX_OCTETS: usize = 500;
 /// Longest argument of EHLO or HELO.
 pub const HELLO_MAX_OCTETS: usize = 255;
 /// Most digits of a number on the wire: RFC 1870 section 6.1 (SIZE), RFC 3030 (BDAT).
@@ -43,8 +47,8 @@ pub const BODY_IN_MEMORY_MAX_OCTETS: usize = 256 * KB;
 pub const BODY_FIRST_OCTETS: usize = 8 * KB;
 /// Sum of the bodies held in memory, all sessions of all shards. Beyond it bodies spill early.
 pub const BODIES_IN_MEMORY_MAX_OCTETS: usize = 256 * MB;
-/// The largest envelope: reverse-path and recipients together. Beyond it recipients are refused
-/// like those beyond `--max-recipients` (about 1,000 of the longest, 8,000 usual ones).
+/// The largest envelope: paths and parameters together. Beyond it recipients are refused
+/// like those beyond `--max-recipients` (about 1,000 of the longest paths, 7,500 usual ones).
 pub const ENVELOPE_MAX_OCTETS: usize = 256 * KB;
 /// Most that one session may hold in memory, whatever its message's size: a body up to the spill
 /// limit and the read that crossed it, input that arrived behind it, replies, and the envelope.
@@ -106,6 +110,81 @@ pub const SPILL_WRITE_OCTETS: usize = 128 * KB;
 /// Largest record: envelope and body of a message held in memory, plus headers.
 pub const RECORD_MAX_OCTETS: usize = MB;
 
+// --- delivery -----------------------------------------------------------------------------------
+
+/// Default of `--retry-min`: the first retry. RFC 5321 section 4.5.4.1 asks for 30 minutes between
+/// tries at a destination; the next hop here is the site's own, and sooner is customary.
+pub const RETRY_MIN_DEFAULT: Duration = Duration::from_secs(60);
+/// Default of `--retry-max`: the longest wait between two tries.
+pub const RETRY_MAX_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// Longest that `--retry-max` may be.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A wait between tries is spread by this part of it either way (a fifth).
+pub const RETRY_JITTER_DIVISOR: u64 = 5;
+/// Default of `--queue-lifetime`.
+pub const QUEUE_LIFETIME_DEFAULT: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// Longest that `--queue-lifetime` may be.
+pub const QUEUE_LIFETIME_LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Default of `--ack-delay`, [MS-OXSMTP] 3.2.7 (AcknowledgementDelay).
+pub const ACK_DELAY_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest that `--ack-delay` may be: clients wait 10 minutes for the reply to a message
+/// (RFC 5321 section 4.5.3.2.6), and send it again when that has passed (RFC 1047).
+pub const ACK_DELAY_LONGEST: Duration = Duration::from_secs(5 * 60);
+/// Default of `--next-hop-timeout`: most commands' in RFC 5321 section 4.5.3.2.
+pub const NEXT_HOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// Longest that `--next-hop-timeout` may be.
+pub const NEXT_HOP_TIMEOUT_LONGEST: Duration = Duration::from_secs(60 * 60);
+/// Most connections to one next hop with a transaction on them, all shards: what a peer with
+/// [MS-OXSMTP]'s limits allows one source.
+pub const NEXT_HOP_WINDOW_DEFAULT: u32 = CONNECTIONS_PER_SOURCE_MAX_DEFAULT;
+/// Transactions that may break in a row before the next hop counts as down.
+pub const NEXT_HOP_STRIKES_MAX: u8 = 3;
+/// How long the shard that probes a next hop has for it before another may. A probe that takes
+/// longer costs a second one beside it.
+pub const NEXT_HOP_PROBE_LEASE_MS: u64 = 2 * 60 * 1000;
+/// How soon a shard that found the window full, and has less than its share, asks again.
+pub const NEXT_HOP_STARVED_RETRY_MS: u64 = 20;
+/// How long connecting to a next hop may take.
+pub const NEXT_HOP_CONNECT_MS: u64 = 30_000;
+/// How long a connection to a next hop is kept without a transaction.
+pub const NEXT_HOP_IDLE_MS: u64 = 10_000;
+/// Age at which a connection to a next hop is given up between two transactions.
+pub const NEXT_HOP_CONNECTION_AGE_MS: u64 = 5 * 60 * 1000;
+/// Most recipients of one outgoing transaction (RFC 5321 section 4.5.3.1.8 asks servers for 100;
+/// one with a lower limit answers 452, and the rest is sent in the next).
+pub const TRANSACTION_RECIPIENTS_MAX: usize = 1000;
+/// Jobs in a lane beyond which messages are not kept in memory for their turn.
+pub const HOT_JOBS_MAX: usize = 256;
+/// How often mail that waits for a next hop is looked at.
+pub const KEEPER_TICK_MS: u64 = 100;
+/// How often an idle queue is looked at.
+pub const KEEPER_MAX_MS: u64 = 60_000;
+/// How often the name of a next hop is looked up.
+pub const NEXT_HOP_LOOKUP_MS: u64 = 60_000;
+/// How soon a name is looked up again that could not be.
+pub const NEXT_HOP_LOOKUP_AGAIN_MS: u64 = 5_000;
+/// How long no more connections are made to a next hop that refused one in its greeting while
+/// others work.
+pub const NEXT_HOP_CROWDED_MS: u64 = 1_000;
+/// Most next hops.
+pub const NEXT_HOPS_MAX: usize = 1 << 10;
+/// Most next hops of one route.
+pub const NEXT_HOPS_PER_ROUTE_MAX: usize = 16;
+/// Most routes with different next hops.
+pub const ROUTES_MAX: usize = 1 << 12;
+/// Longest line of a next hop's reply with its line end. RFC 5321 section 4.5.3.1.5 allows 512.
+pub const NEXT_HOP_REPLY_LINE_MAX_OCTETS: usize = 2 * KB;
+/// Largest reply of a next hop, all its lines.
+pub const NEXT_HOP_REPLY_MAX_OCTETS: usize = 64 * KB;
+/// Most lines of a next hop's reply.
+pub const NEXT_HOP_REPLY_LINES_MAX: usize = 256;
+/// Octets kept of a reply's text: with code and an enhanced code before it, it is still a reply
+/// line of 512 octets (RFC 5321 section 4.5.3.1.5).
+pub const ANSWER_TEXT_MAX_OCTETS: usize = 500;
+/// A sending session keeps its output buffer between messages up to this capacity: a piece of
+/// content, and as much for its dots.
+pub const NEXT_HOP_OUTPUT_KEPT_OCTETS: usize = 128 * KB;
+
 // --- the machine --------------------------------------------------------------------------------
 
 /// What glommio asks of RLIMIT_MEMLOCK, whoever runs it.
@@ -128,8 +207,16 @@ const _: () = {
     assert!(COMMAND_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
     assert!(4 * BODY_FIRST_OCTETS <= SPILL_WRITE_OCTETS && SPILL_WRITE_OCTETS <= BODY_IN_MEMORY_MAX_OCTETS);
     assert!(PATH_MAX_OCTETS >= LOCAL_PART_MAX_OCTETS);
-    assert!(BODY_IN_MEMORY_MAX_OCTETS + ENVELOPE_MAX_OCTETS + READ_MAX_OCTETS < RECORD_MAX_OCTETS);
+    // An envelope takes up to twice its octets in a record.
+    assert!(BODY_IN_MEMORY_MAX_OCTETS + 2 * ENVELOPE_MAX_OCTETS + READ_MAX_OCTETS < RECORD_MAX_OCTETS);
+    // Code, enhanced code, the spaces behind them, CRLF.
+    assert!(10 + ANSWER_TEXT_MAX_OCTETS + 2 <= 512);
+    assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= NEXT_HOP_REPLY_MAX_OCTETS);
+    assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
     assert!(RECORD_MAX_OCTETS as u64 <= SEGMENT_MIN_OCTETS);
     assert!(RECORD_MAX_OCTETS <= BATCH_MAX_OCTETS);
     assert!(SEGMENT_MIN_OCTETS <= SEGMENT_MAX_OCTETS);
+    // NextHopId and RouteId are 16 bits wide.
+    assert!(NEXT_HOPS_MAX <= 1 << 16 && ROUTES_MAX <= 1 << 16);
+    assert!(NEXT_HOPS_PER_ROUTE_MAX <= NEXT_HOPS_MAX && NEXT_HOP_STRIKES_MAX > 0 && NEXT_HOP_WINDOW_DEFAULT > 0);
 };

@@ -5,6 +5,7 @@ use gatepost::config::Config;
 use gatepost::config::options::{Cli, Command, ServeOptions};
 use gatepost::control::Control;
 use gatepost::control::preflight::{self, ExitCode, Failure};
+use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
 use gatepost::shard::{self, Doorbell, Shared, Stage, Start};
@@ -62,17 +63,19 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let spool = SpoolDirectory::open(&config.spool)?;
     let bindings = preflight::bind(&config.listen, shards)?;
     let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
-    let recovered = recover(&spool, shards)?;
+    let recovered = recover(&spool, shards, &config)?;
     let recorder = install_recorder()?;
 
     let in_queue = recovered
         .iter()
         .fold((0, 0), |(messages, octets), (_, found)| (messages + found.messages, octets + found.octets));
+    let left_over: u64 = recovered.iter().skip(shards).map(|(_, found)| found.messages).sum();
+    let directories = recovered.len();
     ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(in_queue.0 as f64);
     ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
-    let shared = Arc::new(Shared::new(&config.limits));
+    let shared = Arc::new(Shared::new(&config.limits, &config.delivery.next_hops));
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
     start_control(Control {
@@ -81,6 +84,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         metrics_listener,
         recorder,
         drain_timeout: config.drain_timeout,
+        next_hops: config.delivery.next_hops.clone(),
     })?;
 
     let (sender, news) = mpsc::channel();
@@ -92,7 +96,8 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             core: cores[number % cores.len()],
             listeners: sockets.iter_mut().filter_map(Iterator::next).collect(),
             directory,
-            resume: found.resume,
+            found,
+            shards,
             key: getrandom::u64()
                 .map_err(|error| Failure::new(ExitCode::OsError, format!("no random numbers: {error}")))?,
             config: config.clone(),
@@ -105,6 +110,12 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     watch_shards(&news, &shared, shards, || {
         // Nobody may be listening to what it says.
         let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, metrics_address);
+        if left_over > 0 {
+            let _ = writeln!(
+                io::stdout(),
+                "holding {left_over} messages of a run with more shards: start with --shards {directories} to deliver them"
+            );
+        }
     })?;
     let _ = writeln!(io::stdout(), "drained");
     Ok(())
@@ -173,13 +184,20 @@ fn os_failure(error: &io::Error) -> Failure {
 
 /// Recovers every shard directory of the spool, those beyond today's number of shards too. Returns
 /// the directories in the order of their shards, and what each holds.
-fn recover(spool: &SpoolDirectory, shards: usize) -> Result<Vec<(Directory, Found)>, Failure> {
+fn recover(spool: &SpoolDirectory, shards: usize, config: &Config) -> Result<Vec<(Directory, Found)>, Failure> {
     for shard in 0..shards {
         spool.make_shard(shard)?;
     }
     let directories = shard_directories(spool.path())?;
+    let lanes = |record: &Record<'_>| {
+        let mut lanes = Vec::new();
+        if let Some(envelope) = record.stored_envelope() {
+            shard::lanes_of(&config.delivery.routes, &envelope, &mut lanes);
+        }
+        lanes.into()
+    };
     let recover_one = |mut directory: Directory| {
-        let found = recover::recover(&mut directory);
+        let found = recover::recover(&mut directory, lanes);
         (directory, found)
     };
     let results: Vec<_> = thread::scope(|scope| {
@@ -206,17 +224,12 @@ fn recover(spool: &SpoolDirectory, shards: usize) -> Result<Vec<(Directory, Foun
 
 fn install_recorder() -> Result<PrometheusHandle, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(ExitCode::Software, format!("metrics: {error}"));
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(metrics::COMMIT_SECONDS.to_owned()), metrics::COMMIT_SECONDS_BUCKETS)
-        .and_then(|builder| {
-            builder.set_buckets_for_metric(
-                Matcher::Full(metrics::COMMIT_MESSAGES.to_owned()),
-                metrics::COMMIT_MESSAGES_BUCKETS,
-            )
-        })
-        .map_err(|error| failed(&error))?
-        .install_recorder()
-        .map_err(|error| failed(&error))?;
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in metrics::BUCKETS {
+        let matcher = Matcher::Full((*name).to_owned());
+        builder = builder.set_buckets_for_metric(matcher, buckets).map_err(|error| failed(&error))?;
+    }
+    let handle = builder.install_recorder().map_err(|error| failed(&error))?;
     metrics::describe();
     ::metrics::gauge!(metrics::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
     Ok(handle)
@@ -262,7 +275,14 @@ fn say_what_it_does(
         count => writeln!(out, "accepting mail for {count} domains")?,
     }
     writeln!(out, "spooling to {} ({messages} messages, {octets} octets are queued)", spool.display())?;
-    writeln!(out, "holding mail in the queue: this version does not deliver yet")?;
+    match config.delivery.next_hops.as_slice() {
+        [] => writeln!(out, "holding mail in the queue: say where it goes with --next-hop or --route")?,
+        next_hops if next_hops.len() <= 5 => {
+            let names: Vec<String> = next_hops.iter().map(|next_hop| next_hop.to_string()).collect();
+            writeln!(out, "delivering to {}", names.join(", "))?;
+        }
+        next_hops => writeln!(out, "delivering to {} next hops", next_hops.len())?,
+    }
     if let Some(address) = metrics_address {
         writeln!(out, "metrics at http://{address}/metrics")?;
     }

@@ -20,7 +20,8 @@ use gatepost::smtp::server::{Profile, Query, Verdict};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select, subsequence};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -148,8 +149,23 @@ fn path() -> impl Strategy<Value = String> {
 
 /// A command line, mostly sensible, with CRLF.
 fn line() -> impl Strategy<Value = Vec<u8>> {
-    let parameters =
-        select(vec!["", "", "", " SIZE=10", " SIZE=99999999999999999999", " BODY=8BITMIME", " X=", " FOO"]);
+    let parameters = select(vec![
+        "",
+        "",
+        "",
+        "",
+        " SIZE=10",
+        " SIZE=99999999999999999999",
+        " BODY=8BITMIME",
+        " X=",
+        " FOO",
+        " RET=HDRS ENVID=x",
+        " RET=FULL",
+        " NOTIFY=NEVER",
+        " NOTIFY=DELAY,SUCCESS ORCPT=rfc822;x",
+        " ORCPT=x",
+        " ENVID=+",
+    ]);
     let text = prop_oneof![
         4 => select(vec!["EHLO x", "HELO x", "EHLO", "ehlo [192.0.2.1]"]).prop_map(str::to_owned),
         6 => (path(), parameters.clone()).prop_map(|(path, parameters)| format!("MAIL FROM:{path}{parameters}")),
@@ -392,7 +408,7 @@ impl Client {
         assert_eq!(id, stored.first().map(|stored| stored.id.text()).as_ref().map(|id| id.as_str()));
         if let [stored] = stored {
             assert_eq!(stored.content, mended(content), "{}", content.escape_ascii());
-            assert_eq!(stored.envelope.recipients.len(), self.accepted);
+            assert_eq!(stored.envelope().recipient_count(), self.accepted);
             assert!(self.accepted > 0);
         }
     }
@@ -445,6 +461,69 @@ fn run_again(
     (driver.take_replies(), driver.stored().to_vec(), driver.is_closed())
 }
 
+/// xtext of printable octets, more of them encoded than must be.
+fn xtext(octets: usize) -> impl Strategy<Value = String> {
+    vec((b' '..=b'~', any::<bool>()), 1..octets).prop_map(|octets| {
+        let encoded = octets.into_iter().map(|(octet, encode)| {
+            let must = b" +=".contains(&octet);
+            if encode || must { format!("+{octet:02X}") } else { char::from(octet).to_string() }
+        });
+        encoded.collect()
+    })
+}
+
+const MAIL: &str = "MAIL FROM:<a@b.c>";
+const RCPT: &str = "RCPT TO:<d@e.f>";
+
+/// MAIL and RCPT with valid parameters of RFC 3461, without CRLF.
+fn dsn_commands() -> impl Strategy<Value = [String; 2]> {
+    let ret = option::of(select(vec![" RET=FULL", " ret=hdrs"])).prop_map(Option::unwrap_or_default);
+    let envid = option::of(xtext(34)).prop_map(|envid| envid.map_or(String::new(), |envid| format!(" ENVID={envid}")));
+    let list = subsequence(vec!["SUCCESS", "failure", "Delay"], 1..=3).prop_shuffle();
+    let notify = prop_oneof![Just("NEVER".to_owned()), list.prop_map(|list| list.join(","))];
+    let notify =
+        option::of(notify).prop_map(|notify| notify.map_or(String::new(), |notify| format!(" Notify={notify}")));
+    let orcpt = option::of((select(vec!["rfc822", "X-own", "utf-8", "!#$%&'*+-/?^_`{|}~"]), xtext(160)));
+    let orcpt = orcpt.prop_map(|orcpt| orcpt.map_or(String::new(), |(of, address)| format!(" ORCPT={of};{address}")));
+    (ret, envid, notify, orcpt, any::<bool>()).prop_map(|(ret, envid, notify, orcpt, swapped)| {
+        let [sender, recipient] = if swapped {
+            [format!("{envid}{ret}"), format!("{orcpt}{notify}")]
+        } else {
+            [format!("{ret}{envid}"), format!("{notify}{orcpt}")]
+        };
+        [format!("{MAIL}{sender}"), format!("{RCPT}{recipient}")]
+    })
+}
+
+/// The value of a command's parameter, as written.
+fn value(command: &str, keyword: &str) -> Option<String> {
+    let mut parameters = command.trim_ascii().split(' ').filter_map(|word| word.split_once('='));
+    parameters.find(|(word, _)| word.eq_ignore_ascii_case(keyword)).map(|(_, value)| value.to_owned())
+}
+
+/// The names in a NOTIFY, in a fixed order and case.
+fn names(notify: &str) -> BTreeSet<String> {
+    notify.split(',').map(str::to_ascii_uppercase).collect()
+}
+
+/// What is stored of the parameters of these two commands is what stands in them.
+fn assert_kept(stored: &Stored, mail: &str, rcpt: &str) {
+    let envelope = stored.envelope();
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    let ret = value(mail, "RET").map(|ret| ret.to_ascii_uppercase());
+    assert_eq!(envelope.ret().map(|ret| ret.as_str().to_owned()), ret, "{mail}");
+    assert_eq!(envelope.envid().map(text), value(mail, "ENVID"), "{mail}");
+    let recipients: Vec<_> = envelope.recipients().collect();
+    let [recipient] = recipients[..] else { panic!("one recipient: {recipients:?}") };
+    let notify = recipient.notify.map(|notify| {
+        let mut octets = Vec::new();
+        notify.write(&mut octets);
+        names(&text(&octets))
+    });
+    assert_eq!(notify, value(rcpt, "NOTIFY").map(|notify| names(&notify)), "{rcpt}");
+    assert_eq!(recipient.orcpt.map(text), value(rcpt, "ORCPT"), "{rcpt}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
 
@@ -472,6 +551,50 @@ proptest! {
                 prop_assert_eq!(closed, client.driver.is_closed());
             }
         }
+    }
+
+    /// What the parameters of RFC 3461 ask for is stored as it was asked. With an octet changed they
+    /// are refused, or stored as they then are.
+    #[test]
+    fn dsn_parameters_are_kept(
+        commands in dsn_commands(),
+        change in option::of((any::<Index>(), any::<bool>(), prop_oneof![any::<u8>(), select(b"+=;, 0Aa".to_vec())])),
+    ) {
+        let profile = Profile {
+            hostname: HOSTNAME.to_owned(),
+            default_domain: None,
+            message_size_max: None,
+            recipients_max: None,
+            protocol_errors_max: None,
+            connection_timeout: None,
+            inactivity_timeout: None,
+        };
+        let mut client = Client::connect(profile, vec![Verdict::Accept]);
+        client.send(b"EHLO x\r\n");
+        let mut commands = commands.map(String::into_bytes);
+        if let Some((place, replace, octet)) = change {
+            // Behind the paths.
+            let paths = [MAIL.len(), RCPT.len()];
+            let [mail, rcpt] = [0, 1].map(|command: usize| commands[command].len() - paths[command] + 1);
+            let place = place.index(mail + rcpt);
+            let (command, place) = if place < mail { (0, place) } else { (1, place - mail) };
+            let at = paths[command] + place;
+            if replace && at < commands[command].len() {
+                commands[command][at] = octet;
+            } else {
+                commands[command].insert(at, octet);
+            }
+        }
+        for command in &commands {
+            client.send(&[command, &b"\r\n"[..]].concat());
+        }
+        if client.accepted == 1 {
+            client.send(b"DATA\r\n");
+            client.send_content(b"");
+            let [mail, rcpt] = commands.map(|command| String::from_utf8(command).expect("it was accepted"));
+            assert_kept(&client.driver.stored()[0], &mail, &rcpt);
+        }
+        prop_assert!(change.is_some() || client.accepted == 1, "{:?}", client.said);
     }
 
     /// Octets without any sense: no panic, bounded replies, and cuts change nothing.

@@ -10,8 +10,9 @@ mod driver;
 mod format;
 
 use driver::{Driver, NextCommit, Stored};
-use format::{Act, Directive, Transcript};
-use gatepost::queue::record::StoredEnvelope;
+use format::{Act, Directive, Envelope, Recipient, Transcript};
+use gatepost::queue::stored::StoredEnvelope;
+use gatepost::smtp::dsn::Notify;
 use gatepost::smtp::envelope::BodyType;
 use gatepost::smtp::reply::Reply;
 use std::collections::{BTreeSet, HashSet};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 /// Rows of CONFORMANCE that must have a transcript: those that this version implements.
 const ROWS: &[&str] = &[
     "B1", "B2", "B5", "B6", "B7", "C1", "C4", "C5", "C6", "C7", "C8", "C11", "C12", "C15", "C16", "C17", "C18", "C19",
-    "D1", "D2", "E4", "E6", "E7", "G1", "G3", "G4", "G8", "I",
+    "D1", "D2", "E4", "E6", "E7", "G1", "G2", "G3", "G4", "G8", "I",
 ];
 
 /// Sections without numbered rows.
@@ -196,20 +197,15 @@ impl<'t> Run<'t> {
                     return Err(differ(content, &stored.content));
                 }
             }
-            Directive::Envelope { from, to, eight_bit } => {
-                let stored = self.message()?;
-                let body_type = if *eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
-                let wanted = StoredEnvelope {
-                    reverse_path: from.clone(),
-                    recipients: to.clone(),
-                    body_type,
-                    ..stored.envelope.clone()
-                };
-                if wanted != stored.envelope {
-                    return Err(format!("the envelope is {:?}", stored.envelope));
+            Directive::Envelope(wanted) => {
+                let stored = self.message()?.envelope();
+                let found = written(&stored);
+                if found != *wanted {
+                    return Err(format!("the envelope is {found:?}"));
                 }
-                if stored.envelope.client != self.transcript.settings.client.to_string() {
-                    return Err(format!("the envelope's client is {}", stored.envelope.client));
+                let client = text(stored.client());
+                if client != self.transcript.settings.client.to_string() {
+                    return Err(format!("the envelope's client is {client}"));
                 }
             }
             Directive::Received(wanted) => {
@@ -228,6 +224,31 @@ impl<'t> Run<'t> {
         let index = self.messages_met.checked_sub(1).ok_or("no @message yet")?;
         self.driver.stored().get(index).ok_or_else(|| format!("only {index} messages were stored"))
     }
+}
+
+/// The envelope as a transcript writes it.
+fn written(stored: &StoredEnvelope<'_>) -> Envelope {
+    let notify = |notify: Notify| {
+        let mut octets = Vec::new();
+        notify.write(&mut octets);
+        text(&octets)
+    };
+    let recipients = stored.recipients().map(|recipient| Recipient {
+        path: text(recipient.path),
+        notify: recipient.notify.map(notify),
+        orcpt: recipient.orcpt.map(text),
+    });
+    Envelope {
+        from: text(stored.reverse_path()),
+        to: recipients.collect(),
+        eight_bit: stored.body_type() == BodyType::EightBitMime,
+        ret: stored.ret().map(|ret| ret.as_str().to_owned()),
+        envid: stored.envid().map(text),
+    }
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
 }
 
 fn indented(text: &str) -> String {

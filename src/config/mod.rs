@@ -1,11 +1,14 @@
 //! Configuration: what the operator wrote, validated once into [`Config`].
 //!
-//! Lives here: the table of options ([`options`]) and their relations. May use `limits`, `policy`
-//! and the session's parameters. On failure: [`ConfigError`] names the option, what is wrong with
+//! Lives here: the table of options ([`options`]) and their relations. May use `limits`, `policy`,
+//! `delivery`'s routes and the session's parameters. On failure: [`ConfigError`] names the option, what is wrong with
 //! it and what to write instead; nothing starts.
 
+mod next_hop;
 pub mod options;
 mod units;
+
+pub use next_hop::{DeliveryConfig, Host, NextHopAddress};
 
 use crate::limits::SHARDS_MAX;
 use crate::policy::{AcceptedDomains, AddressRanges, DomainPattern, SlotCount, parse_domain_file, parse_range};
@@ -80,6 +83,8 @@ pub struct Config {
     pub connection_timeout: Duration,
     /// Longest silence; zero is unlimited.
     pub inactivity_timeout: Duration,
+    /// Where accepted mail goes, and when.
+    pub delivery: DeliveryConfig,
     /// The spool directory.
     pub spool: PathBuf,
     /// How long transactions may go on after SIGTERM.
@@ -126,6 +131,7 @@ impl Config {
             protocol_errors_max: options.max_protocol_errors,
             connection_timeout: options.connection_timeout,
             inactivity_timeout: options.inactivity_timeout,
+            delivery: DeliveryConfig::new(&options)?,
             drain_timeout: options.drain_timeout,
             metrics_listen: options.metrics_listen.0,
             inactive: inactive(&options),
@@ -202,11 +208,7 @@ fn listen(items: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
 }
 
 fn inactive(options: &ServeOptions) -> Vec<&'static str> {
-    let given = [
-        ("--tarpit", options.tarpit.is_some()),
-        ("--ack-delay", options.ack_delay.is_some()),
-        ("--next-hop", !options.next_hop.is_empty()),
-    ];
+    let given = [("--tarpit", options.tarpit.is_some())];
     given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
 }
 
@@ -260,7 +262,8 @@ mod tests {
         let profile = config.profile();
         assert!(profile.message_size_max.is_none() && profile.inactivity_timeout.is_none());
         assert_eq!(config.metrics_listen, None);
-        assert_eq!(config.inactive, ["--tarpit", "--next-hop"]);
+        assert_eq!(config.inactive, ["--tarpit"]);
+        assert_eq!(config.delivery.next_hops.len(), 1);
     }
 
     #[test]

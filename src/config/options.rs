@@ -120,12 +120,27 @@ pub struct ServeOptions {
     /// How late refusals are given to unauthenticated clients. Not active yet.
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub tarpit: Option<Duration>,
-    /// How long an acknowledgement waits for the next hop. Not active yet.
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
-    pub ack_delay: Option<Duration>,
-    /// Where accepted mail goes. Not active yet: mail is held in the queue.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// How long an acknowledgement waits for the next hop to take the message; 0 is not at all. Needs a next hop.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::duration)]
+    pub ack_delay: Duration,
+    /// Where accepted mail goes: an IPv4 address, [IPv6] or a name; repeatable, tried in this order. Without it mail is held.
+    #[arg(long, value_name = "HOST:PORT[,tls=off]")]
     pub next_hop: Vec<String>,
+    /// Where a domain's mail goes; `.example.org` stands for all subdomains, `*` for every other domain, like --next-hop; repeatable, one domain's in order.
+    #[arg(long, value_name = "DOMAIN=HOST:PORT[,tls=off]")]
+    pub route: Vec<String>,
+    /// How long a next hop may keep silent at a command.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
+    pub next_hop_timeout: Duration,
+    /// How long until a failed delivery is tried again; doubled each time.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = units::duration)]
+    pub retry_min: Duration,
+    /// Longest time until a failed delivery is tried again.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = units::duration)]
+    pub retry_max: Duration,
+    /// How long delivery of a message is tried.
+    #[arg(long, value_name = "DURATION", default_value = "2d", value_parser = units::duration)]
+    pub queue_lifetime: Duration,
     /// The spool directory.
     #[arg(long, value_name = "DIR", default_value = "./gatepost-spool")]
     pub spool: PathBuf,

@@ -17,6 +17,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(milliseconds))
 }
 
+/// A duration as [`duration`] reads it, in the largest unit that shows it whole.
+pub fn show(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [(24 * 60 * 60 * 1000, "d"), (60 * 60 * 1000, "h"), (60 * 1000, "m"), (1000, "s")];
+    let (factor, unit) =
+        units.into_iter().find(|(factor, _)| ms >= *factor && ms.is_multiple_of(*factor)).unwrap_or((1, "ms"));
+    format!("{}{unit}", ms / factor)
+}
+
 /// Parses `512`, `512B`, `64KB`, `10MB`, `1GB`, `1TB` into octets; units are powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text)?;
@@ -57,6 +66,14 @@ mod tests {
         }
         for bad in ["", "s", "-1s", "1.5s", "1w", "1 s s", "99999999999999999999", "18446744073709551615d"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shown_durations_are_read_back() {
+        for text in ["0ms", "250ms", "1500ms", "5s", "90s", "1m", "2h", "36h", "2d", "365d"] {
+            let duration = duration(text).expect("valid");
+            assert_eq!(show(duration), text);
         }
     }
 

@@ -1,4 +1,5 @@
-//! The control thread: signals and the metrics endpoint; and what happens before any thread runs.
+//! The control thread: signals, the metrics endpoint, next hops' names; and what happens before any
+//! thread runs.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
 //! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection
@@ -6,7 +7,9 @@
 
 mod endpoint;
 pub mod preflight;
+mod resolver;
 
+use crate::config::{Host, NextHopAddress};
 use crate::limits::METRICS_UPKEEP_MS;
 use crate::shard::{Doorbell, Shared, Stage};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -27,6 +30,8 @@ pub struct Control {
     pub metrics_listener: Option<TcpListener>,
     /// Renders the metrics.
     pub recorder: PrometheusHandle,
+    /// The next hops, in the order of their ids.
+    pub next_hops: Vec<NextHopAddress>,
     /// How long transactions may go on after the first signal.
     pub drain_timeout: Duration,
 }
@@ -43,6 +48,11 @@ impl Control {
                 tokio::spawn(endpoint::serve(listener, self.recorder.clone(), self.shared.clone()));
             }
             tokio::spawn(upkeep(self.recorder));
+            for (index, next_hop) in self.next_hops.into_iter().enumerate() {
+                if let Host::Name(name) = next_hop.host {
+                    tokio::spawn(resolver::resolve(self.shared.clone(), index, name, next_hop.port));
+                }
+            }
             drain(terminate, interrupt, &self.shared, &self.doorbells, self.drain_timeout).await;
             // The main thread ends the process when the shards have ended.
             std::future::pending().await

@@ -33,6 +33,12 @@ names! {
     COMMIT_SECONDS = "gatepost_spool_commit_seconds", describe_histogram, Seconds, "Time from the write of a batch to the end of its sync.";
     COMMIT_MESSAGES = "gatepost_spool_commit_messages", describe_histogram, Count, "Messages made durable by one sync.";
     STORAGE_FAILURES = "gatepost_spool_failures_total", describe_counter, Count, "Batches that could not be made durable; nobody was told otherwise.";
+    RECIPIENTS = "gatepost_delivery_recipients_total", describe_counter, Count, "What attempts came to, by recipient and outcome: delivered, deferred (tried again), failed (refused for good), expired (too old).";
+    DELIVERY_SECONDS = "gatepost_delivery_seconds", describe_histogram, Seconds, "Time from the first command of an outgoing transaction to its last reply.";
+    NEXT_HOP_CONNECTIONS = "gatepost_next_hop_connections_total", describe_counter, Count, "Connections to next hops, by result: opened (the hello was answered) or failed.";
+    WORKER_PANICS = "gatepost_delivery_panics_total", describe_counter, Count, "Outgoing connections ended by a defect of this program.";
+    ACK_DELAYS = "gatepost_ack_delays_total", describe_counter, Count, "Why acknowledgements waited no longer for the next hop, by reason: delivered, refused, deferred, limit, drain; or never waited: queued (no slot was free), next_hop_down.";
+    POSSIBLE_DUPLICATES = "gatepost_possible_duplicates_total", describe_counter, Count, "Times a message may be delivered twice, by window: next_hop_silent (its last reply was lost), client_gone (our 250 could not be sent).";
     QUEUE_MESSAGES = "gatepost_queue_messages", describe_gauge, Count, "Messages in the queue.";
     QUEUE_BYTES = "gatepost_queue_bytes", describe_gauge, Bytes, "Octets of the messages in the queue.";
     BODY_MEMORY = "gatepost_body_memory_bytes", describe_gauge, Bytes, "Memory taken by messages that are arriving.";
@@ -40,12 +46,56 @@ names! {
 }
 
 /// Bucket bounds of [`COMMIT_SECONDS`]: 50 us to 3 s.
-pub const COMMIT_SECONDS_BUCKETS: &[f64] = &[
+const COMMIT_SECONDS_BUCKETS: &[f64] = &[
     50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 3.2e-3, 6.4e-3, 12.5e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0,
     3.0,
 ];
 /// Bucket bounds of [`COMMIT_MESSAGES`].
-pub const COMMIT_MESSAGES_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+const COMMIT_MESSAGES_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// Bucket bounds of [`DELIVERY_SECONDS`]: 500 us to 5 min.
+const DELIVERY_SECONDS_BUCKETS: &[f64] =
+    &[500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// The histograms and their buckets.
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    (COMMIT_SECONDS, COMMIT_SECONDS_BUCKETS),
+    (COMMIT_MESSAGES, COMMIT_MESSAGES_BUCKETS),
+    (DELIVERY_SECONDS, DELIVERY_SECONDS_BUCKETS),
+];
+
+/// Counters that differ in one label.
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident, $metric:ident, $label:literal: $($value:ident),*) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        #[allow(missing_docs, reason = "each is named after its label")]
+        pub struct $name { $(pub $value: Counter,)* }
+
+        impl $name {
+            fn new() -> Self {
+                $name { $($value: metrics::counter!($metric, $label => stringify!($value)),)* }
+            }
+        }
+    };
+}
+
+labelled! {
+    /// [`RECIPIENTS`] by outcome.
+    Recipients, RECIPIENTS, "outcome": delivered, deferred, failed, expired
+}
+labelled! {
+    /// [`NEXT_HOP_CONNECTIONS`] by result.
+    NextHopConnections, NEXT_HOP_CONNECTIONS, "result": opened, failed
+}
+labelled! {
+    /// [`ACK_DELAYS`] by reason.
+    AckDelays, ACK_DELAYS, "reason": delivered, refused, deferred, limit, drain, queued, next_hop_down
+}
+labelled! {
+    /// [`POSSIBLE_DUPLICATES`] by window.
+    PossibleDuplicates, POSSIBLE_DUPLICATES, "window": next_hop_silent, client_gone
+}
 
 /// The handles of one shard.
 #[derive(Debug)]
@@ -61,6 +111,12 @@ pub struct ShardMetrics {
     pub storage_failures: Counter,
     pub queue_messages: Gauge,
     pub queue_bytes: Gauge,
+    pub recipients: Recipients,
+    pub delivery_seconds: Histogram,
+    pub next_hop_connections: NextHopConnections,
+    pub worker_panics: Counter,
+    pub ack_delays: AckDelays,
+    pub possible_duplicates: PossibleDuplicates,
     refusals: Vec<Counter>,
     connections_refused: Vec<Counter>,
 }
@@ -86,6 +142,12 @@ impl ShardMetrics {
             storage_failures: metrics::counter!(STORAGE_FAILURES),
             queue_messages: metrics::gauge!(QUEUE_MESSAGES),
             queue_bytes: metrics::gauge!(QUEUE_BYTES),
+            recipients: Recipients::new(),
+            delivery_seconds: metrics::histogram!(DELIVERY_SECONDS),
+            next_hop_connections: NextHopConnections::new(),
+            worker_panics: metrics::counter!(WORKER_PANICS),
+            ack_delays: AckDelays::new(),
+            possible_duplicates: PossibleDuplicates::new(),
             refusals: by_reason(REFUSALS),
             connections_refused: Reply::ALL
                 .iter()

@@ -1,7 +1,8 @@
-//! The atomics of the shared tables, and how an array of them is allocated.
+//! The atomics of the state that shards share, and how an array of them is allocated.
 //!
-//! `table.rs` takes them from here and from nowhere else: `tests/loom_tables.rs` puts a module of
-//! the same shape in this one's place and runs the same code over loom's atomics.
+//! `table.rs` and `delivery`'s `next_hop.rs` take them from here and from nowhere else: the models
+//! in `tests/loom_*.rs` put a module of the same shape in this one's place and run the same code
+//! over loom's atomics.
 
 use zerocopy::{FromZeros, KnownLayout};
 

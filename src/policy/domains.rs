@@ -1,4 +1,4 @@
-//! The domains this server accepts mail for.
+//! Lists of domains: those this server accepts mail for, and values kept by domain (routes).
 //!
 //! An item is a domain (`example.org`), all subdomains of one at any depth but not itself
 //! (`.example.org`), or an address literal (`[192.0.2.1]`, `[IPv6:2001:db8::1]`). `*` has no
@@ -12,7 +12,7 @@
 use super::source::canonical;
 use crate::limits::{DOMAIN_MAX_OCTETS, LABEL_MAX_OCTETS};
 use ahash::RandomState;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -178,45 +178,62 @@ pub fn parse_domain_file(text: &str) -> Result<Vec<DomainPattern>, DomainFileErr
         .collect()
 }
 
-/// The domains mail is accepted for: `--accept-domain` and `--accept-domains-file` together.
-#[derive(Debug, Clone, Default)]
-pub struct AcceptedDomains {
-    /// The names of [`Pattern::Name`], in lower case, those of subdomains with their leading dot.
-    names: HashSet<Box<str>, RandomState>,
-    literals: HashSet<IpAddr, RandomState>,
+/// Values by domain: what an item of a list says about the domains it stands for.
+#[derive(Debug, Clone)]
+pub struct DomainMap<T> {
+    /// By the names of [`Pattern::Name`], in lower case, those of subdomains with their leading dot.
+    names: HashMap<Box<str>, T, RandomState>,
+    literals: HashMap<IpAddr, T, RandomState>,
     /// Whether any name stands for subdomains; without one, the suffixes need no look.
     subdomains: bool,
 }
 
-impl AcceptedDomains {
-    /// Whether `domain`, as it stands in an address, is accepted. Allocates nothing; costs one
-    /// lookup, and one more per dot when some item stands for subdomains.
-    ///
-    /// The domain is one that parsed (`smtp::address`). Octets that are no domain are not
-    /// accepted, unless they end in a dot and an item that accepts every subdomain.
-    #[must_use]
-    pub fn contains(&self, domain: &[u8]) -> bool {
-        let mut lowered = [0; DOMAIN_MAX_OCTETS];
-        let Some(lowered) = lowered.get_mut(..domain.len()) else {
-            return false;
-        };
-        lowered.copy_from_slice(domain);
-        lowered.make_ascii_lowercase();
-        let Ok(domain) = std::str::from_utf8(lowered) else {
-            return false;
-        };
-        match domain.as_bytes().first() {
-            // A leading dot would find the item for subdomains itself.
-            None | Some(b'.') => false,
-            Some(b'[') => parse_literal(domain).is_some_and(|ip| self.literals.contains(&ip)),
-            Some(_) => self.names.contains(domain) || self.contains_parent(domain),
+impl<T> Default for DomainMap<T> {
+    fn default() -> Self {
+        Self { names: HashMap::default(), literals: HashMap::default(), subdomains: false }
+    }
+}
+
+impl<T> DomainMap<T> {
+    /// Sets the value of an item, and returns the one it had.
+    pub fn insert(&mut self, DomainPattern(pattern): DomainPattern, value: T) -> Option<T> {
+        match pattern {
+            Pattern::Literal(address) => self.literals.insert(address, value),
+            Pattern::Name(name) => {
+                self.subdomains |= name.starts_with('.');
+                self.names.insert(name, value)
+            }
         }
     }
 
-    /// Whether all subdomains of a domain that `lowered` lies under are accepted.
-    fn contains_parent(&self, lowered: &str) -> bool {
-        let is_accepted = |suffix: Option<&str>| suffix.is_some_and(|s| self.names.contains(s));
-        self.subdomains && lowered.match_indices('.').any(|(dot, _)| is_accepted(lowered.get(dot..)))
+    /// The value for `domain`, as it stands in an address: of the item that names it, else of the
+    /// longest one that stands for its parent's subdomains. Allocates nothing; costs one lookup,
+    /// and one more per dot when some item stands for subdomains.
+    ///
+    /// The domain is one that parsed (`smtp::address`). Octets that are no domain have no value,
+    /// unless they end in a dot and an item that stands for every subdomain.
+    #[must_use]
+    pub fn get(&self, domain: &[u8]) -> Option<&T> {
+        let mut lowered = [0; DOMAIN_MAX_OCTETS];
+        let lowered = lowered.get_mut(..domain.len())?;
+        lowered.copy_from_slice(domain);
+        lowered.make_ascii_lowercase();
+        let domain = std::str::from_utf8(lowered).ok()?;
+        match domain.as_bytes().first() {
+            // A leading dot would find the item for subdomains itself.
+            None | Some(b'.') => None,
+            Some(b'[') => parse_literal(domain).and_then(|ip| self.literals.get(&ip)),
+            Some(_) => self.names.get(domain).or_else(|| self.get_parent(domain)),
+        }
+    }
+
+    /// The value of the longest item for the subdomains of a domain that `lowered` lies under.
+    fn get_parent(&self, lowered: &str) -> Option<&T> {
+        if !self.subdomains {
+            return None;
+        }
+        // From the left: the longest suffix comes first.
+        lowered.match_indices('.').find_map(|(dot, _)| self.names.get(lowered.get(dot..)?))
     }
 
     /// The number of different items.
@@ -225,16 +242,16 @@ impl AcceptedDomains {
         self.names.len() + self.literals.len()
     }
 
-    /// Whether no domain is accepted.
+    /// Whether there is no item.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The different items in order, for display: literals last.
-    pub fn iter(&self) -> impl Iterator<Item = DomainPattern> + use<> {
-        let mut names: Vec<_> = self.names.iter().cloned().collect();
-        let mut literals: Vec<_> = self.literals.iter().copied().collect();
+    pub fn items(&self) -> impl Iterator<Item = DomainPattern> + use<T> {
+        let mut names: Vec<_> = self.names.keys().cloned().collect();
+        let mut literals: Vec<_> = self.literals.keys().copied().collect();
         names.sort_unstable();
         literals.sort_unstable();
         let names = names.into_iter().map(Pattern::Name);
@@ -243,18 +260,39 @@ impl AcceptedDomains {
     }
 }
 
+/// The domains mail is accepted for: `--accept-domain` and `--accept-domains-file` together.
+#[derive(Debug, Clone, Default)]
+pub struct AcceptedDomains(DomainMap<()>);
+
+impl AcceptedDomains {
+    /// Whether `domain`, as it stands in an address, is accepted; see [`DomainMap::get`].
+    #[must_use]
+    pub fn contains(&self, domain: &[u8]) -> bool {
+        self.0.get(domain).is_some()
+    }
+
+    /// The number of different items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no domain is accepted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The different items in order, for display: literals last.
+    pub fn iter(&self) -> impl Iterator<Item = DomainPattern> + use<> {
+        self.0.items()
+    }
+}
+
 impl Extend<DomainPattern> for AcceptedDomains {
     fn extend<I: IntoIterator<Item = DomainPattern>>(&mut self, items: I) {
-        for DomainPattern(pattern) in items {
-            match pattern {
-                Pattern::Literal(address) => {
-                    self.literals.insert(address);
-                }
-                Pattern::Name(name) => {
-                    self.subdomains |= name.starts_with('.');
-                    self.names.insert(name);
-                }
-            }
+        for item in items {
+            self.0.insert(item, ());
         }
     }
 }
@@ -325,6 +363,31 @@ mod tests {
         assert!(!accepted.contains(&[b'a'; DOMAIN_MAX_OCTETS + 1]));
         assert!(!accepted.contains(&[b'.'; DOMAIN_MAX_OCTETS]));
         assert!(!AcceptedDomains::default().contains(b"example.org"));
+    }
+
+    #[test]
+    fn the_most_particular_item_counts() {
+        let mut map = DomainMap::default();
+        for (item, value) in [(".org", 1), (".b.org", 2), ("a.b.org", 3), (".a.b.org", 4), ("[192.0.2.1]", 5)] {
+            assert_eq!(map.insert(item.parse().expect("an item"), value), None);
+        }
+        for (domain, value) in [
+            ("org", None),
+            ("x.org", Some(1)),
+            ("b.org", Some(1)),
+            ("xb.org", Some(1)),
+            ("x.b.org", Some(2)),
+            ("A.B.org", Some(3)),
+            ("x.a.b.org", Some(4)),
+            ("x.x.a.b.org", Some(4)),
+            ("xa.b.org", Some(2)),
+            ("[192.0.2.1]", Some(5)),
+            ("[192.0.2.2]", None),
+        ] {
+            assert_eq!(map.get(domain.as_bytes()).copied(), value, "{domain}");
+        }
+        assert_eq!(map.insert(".ORG".parse().expect("an item"), 6), Some(1));
+        assert_eq!((map.len(), map.get(b"x.org")), (5, Some(&6)));
     }
 
     #[test]

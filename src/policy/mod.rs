@@ -1,7 +1,8 @@
 //! Decisions: facts in, verdict out.
 //!
 //! What lives here: who counts as one source (`source`), how many connections and messages a
-//! source has had (`table`), which domains are ours (`domains`), which addresses a list names
+//! source has had (`table`), which domains are ours and what is
+//! kept by domain (`domains`), which addresses a list names
 //! (`ranges`), and the verdicts made of these (`verdict`). The protocol asks; the shard brings
 //! the facts and carries the answer back.
 //!
@@ -15,7 +16,7 @@
 //! accesses whatever a peer sends; where nothing permits an action, it is refused. The tables
 //! panic only while they are made, when there is no memory for them.
 
-mod atomic;
+pub(crate) mod atomic;
 mod domains;
 mod ranges;
 mod source;
@@ -25,7 +26,9 @@ mod verdict;
 #[cfg(test)]
 mod table_tests;
 
-pub use domains::{AcceptedDomains, DomainError, DomainFault, DomainFileError, DomainPattern, parse_domain_file};
+pub use domains::{
+    AcceptedDomains, DomainError, DomainFault, DomainFileError, DomainMap, DomainPattern, parse_domain_file,
+};
 pub use ranges::{AddressRanges, RangeError, parse_range};
 pub use source::{SourceHasher, canonical};
 pub use table::{ConnectionCounter, ConnectionTable, RATE_WINDOW_MS, RateTable, Slot, SlotCount, SlotCountError};

@@ -30,6 +30,16 @@ pub fn segment_generation(name: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
+/// The name under which a segment is put aside that holds something that is no record.
+pub fn quarantine_name(generation: u64) -> String {
+    format!("quarantine-{}", segment_name(generation))
+}
+
+/// Whether a file was put aside.
+pub fn is_quarantined(name: &str) -> bool {
+    name.starts_with("quarantine-")
+}
+
 /// The name of a message's spill file.
 pub fn spill_name(id: crate::smtp::QueueId) -> String {
     format!("spill-{id}")

@@ -8,7 +8,7 @@
 //! A spool is a directory:
 //!
 //! ```text
-//! SPOOL/format               "gatepost-spool 1"
+//! SPOOL/format               "gatepost-spool 2"
 //! SPOOL/lock                 flock of the running process
 //! SPOOL/shard-N/segment-G    log segment: messages up to 256 KB, and envelopes of larger ones
 //! SPOOL/shard-N/spill-ID     a larger message, as it will be sent
@@ -24,6 +24,9 @@
 //! database (its log, then ours); syncing on a timer (adds latency when idle, and no batching when busy).
 
 pub mod disk;
+pub mod outcome;
 pub mod record;
 pub mod recover;
+pub mod schedule;
 pub mod spool;
+pub mod stored;

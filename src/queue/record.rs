@@ -8,7 +8,7 @@
 //! segment header, 72 octets          record header, 72 octets
 //!  0  4  "GPsg"                       0  4  "GPrc"
 //!  4  4  CRC32C of 8..72              4  4  CRC32C of 8..72
-//!  8  4  format version               8  1  kind: 1 message, 2 message with a spill file
+//!  8  4  format version               8  1  kind: 1 message, 2 message with a spill file, 3 outcome
 //! 12  4  shard                        9  3  zero
 //! 16  8  generation                  12  4  length of the envelope
 //! 24  8  highest queue id so far     16  8  generation
@@ -25,15 +25,17 @@
 //! like a record into a message cannot know it, so they are never taken for one, whatever damage
 //! makes recovery look for the next record inside a message.
 //!
-//! Behind a record header: the envelope (tagged fields: tag, 1 octet; length, 4; value), the
-//! message for kind 1, and zeros up to a multiple of 8.
+//! Behind a record header: the envelope ([`super::stored`]), the message for kind 1, and zeros up
+//! to a multiple of 8. An outcome ([`super::outcome`]) has its recipients in the envelope's place,
+//! the message's id, the time it was known, and no message.
 
+use super::stored::{StoredEnvelope, encode_envelope, envelope_octets};
 use crate::limits::{ENVELOPE_MAX_OCTETS, RECORD_MAX_OCTETS};
 use crate::smtp::QueueId;
-use crate::smtp::envelope::{BodyType, Envelope};
+use crate::smtp::envelope::Envelope;
 
 /// Version of everything in this file; a spool with another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Octets of a segment's header, and of a record's.
 pub const HEADER_OCTETS: usize = 72;
 
@@ -41,12 +43,7 @@ const SEGMENT_MAGIC: [u8; 4] = *b"GPsg";
 const RECORD_MAGIC: [u8; 4] = *b"GPrc";
 const KIND_MESSAGE: u8 = 1;
 const KIND_SPILLED: u8 = 2;
-
-const TAG_REVERSE_PATH: u8 = 1;
-const TAG_RECIPIENT: u8 = 2;
-const TAG_BODY_TYPE: u8 = 3;
-const TAG_CLIENT: u8 = 4;
-const TAG_HELLO: u8 = 5;
+const KIND_OUTCOME: u8 = 3;
 
 /// Where the octets of a message are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +89,37 @@ pub struct SegmentHeader {
     pub key: u64,
 }
 
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A message, whole.
+    Message,
+    /// A message in a spill file, and its envelope.
+    Spilled,
+    /// What became of a message's recipients.
+    Outcome,
+}
+
+impl Kind {
+    fn number(self) -> u8 {
+        match self {
+            Kind::Message => KIND_MESSAGE,
+            Kind::Spilled => KIND_SPILLED,
+            Kind::Outcome => KIND_OUTCOME,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Kind::Message, Kind::Spilled, Kind::Outcome].into_iter().find(|kind| kind.number() == number)
+    }
+}
+
 /// A record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// Whether the message is in a spill file.
-    pub spilled: bool,
-    /// Octets of the envelope.
+    /// What the record is.
+    pub kind: Kind,
+    /// Octets of the envelope, or of an outcome's recipients.
     pub envelope_octets: usize,
     /// Generation of the segment it was written to.
     pub generation: u64,
@@ -105,8 +127,8 @@ pub struct RecordHeader {
     pub sequence: u64,
     /// The message's id.
     pub id: QueueId,
-    /// Time of arrival, milliseconds since the Unix epoch.
-    pub arrived_unix_ms: u64,
+    /// Time of arrival, or of the outcome, milliseconds since the Unix epoch.
+    pub unix_ms: u64,
     /// Octets of the message.
     pub message_octets: u64,
     /// CRC32C of the message.
@@ -125,21 +147,6 @@ pub struct Record<'a> {
     pub envelope: &'a [u8],
     /// The message; empty for a spilled one.
     pub message: &'a [u8],
-}
-
-/// A stored envelope, taken apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StoredEnvelope {
-    /// Reverse-path without brackets; empty is the null reverse-path.
-    pub reverse_path: String,
-    /// Forward-paths without brackets.
-    pub recipients: Vec<String>,
-    /// `BODY=`.
-    pub body_type: BodyType,
-    /// The client's address.
-    pub client: String,
-    /// The argument of EHLO or HELO.
-    pub hello: String,
 }
 
 impl SegmentHeader {
@@ -172,18 +179,13 @@ impl RecordHeader {
     /// Reads a header; `None` where none is, or a damaged one.
     pub fn decode(input: &[u8]) -> Option<Self> {
         let header = checked_header(input, RECORD_MAGIC)?;
-        let spilled = match header[8] {
-            KIND_MESSAGE => false,
-            KIND_SPILLED => true,
-            _ => return None,
-        };
         let header = RecordHeader {
-            spilled,
+            kind: Kind::from_number(header[8])?,
             envelope_octets: u32_at(header, 12) as usize,
             generation: u64_at(header, 16),
             sequence: u64_at(header, 24),
             id: QueueId::from_number(u64_at(header, 32)),
-            arrived_unix_ms: u64_at(header, 40),
+            unix_ms: u64_at(header, 40),
             message_octets: u64_at(header, 48),
             message_crc: u32_at(header, 56),
             envelope_crc: u32_at(header, 60),
@@ -193,7 +195,7 @@ impl RecordHeader {
     }
 
     fn inline_octets(&self) -> u64 {
-        if self.spilled { 0 } else { self.message_octets }
+        if self.kind == Kind::Message { self.message_octets } else { 0 }
     }
 
     /// Octets of the whole record with its padding.
@@ -211,96 +213,88 @@ impl<'a> Record<'a> {
         let envelope = input.get(HEADER_OCTETS..envelope_end)?;
         let message = input.get(envelope_end..message_end)?;
         let intact = crc32c::crc32c(envelope) == header.envelope_crc
-            && (header.spilled || crc32c::crc32c(message) == header.message_crc);
+            && (header.kind != Kind::Message || crc32c::crc32c(message) == header.message_crc);
         intact.then_some(Record { header, envelope, message })
     }
 
     /// Takes the envelope apart; `None`: it is not what this version writes.
-    pub fn stored_envelope(&self) -> Option<StoredEnvelope> {
-        let mut found = StoredEnvelope::default();
-        let mut rest = self.envelope;
-        while let Some((&tag, after)) = rest.split_first() {
-            let (length, after) = after.split_first_chunk::<4>()?;
-            let (value, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-            let text = || String::from_utf8_lossy(value).into_owned();
-            match tag {
-                TAG_REVERSE_PATH => found.reverse_path = text(),
-                TAG_RECIPIENT => found.recipients.push(text()),
-                TAG_BODY_TYPE => {
-                    found.body_type = if value == [1] { BodyType::EightBitMime } else { BodyType::SevenBit }
-                }
-                TAG_CLIENT => found.client = text(),
-                TAG_HELLO => found.hello = text(),
-                _ => return None,
-            }
-            rest = after;
-        }
-        Some(found)
+    pub fn stored_envelope(&self) -> Option<StoredEnvelope<'a>> {
+        StoredEnvelope::decode(self.envelope)
     }
+}
+
+/// Where and under which numbers a record is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// The key of the process.
+    pub key: u64,
+    /// Generation of the segment.
+    pub generation: u64,
+    /// Its place in the shard's sequence of records.
+    pub sequence: u64,
 }
 
 impl NewMessage<'_> {
     /// Appends the record to `out`, whose length must be a multiple of 8 (as records leave it).
-    pub fn encode(&self, out: &mut Vec<u8>, key: u64, generation: u64, sequence: u64) {
-        let start = out.len();
-        debug_assert_eq!(start % 8, 0, "records are aligned");
-        out.resize(start + HEADER_OCTETS, 0);
-        self.encode_envelope(out);
+    pub fn encode(&self, out: &mut Vec<u8>, stamp: Stamp) {
+        let start = begin_record(out);
+        encode_envelope(out, self);
         let envelope_octets = out.len() - start - HEADER_OCTETS;
         debug_assert!(envelope_octets <= 2 * ENVELOPE_MAX_OCTETS, "the session bounds its envelope");
-        let envelope_crc = crc32c::crc32c(&out[start + HEADER_OCTETS..]);
-        let (kind, octets, crc) = match self.body {
+        let (kind, message_octets, message_crc) = match self.body {
             Body::Inline(message) => {
                 out.extend_from_slice(message);
-                (KIND_MESSAGE, message.len() as u64, crc32c::crc32c(message))
+                (Kind::Message, message.len() as u64, crc32c::crc32c(message))
             }
-            Body::Spilled { octets, crc } => (KIND_SPILLED, octets, crc),
+            Body::Spilled { octets, crc } => (Kind::Spilled, octets, crc),
         };
+        let header = Unsealed { kind, id: self.id, unix_ms: self.arrived_unix_ms, message_octets, message_crc };
+        header.end_record(out, start, envelope_octets, stamp);
+    }
+}
+
+/// What a record's header says of its content.
+pub(super) struct Unsealed {
+    pub kind: Kind,
+    pub id: QueueId,
+    pub unix_ms: u64,
+    pub message_octets: u64,
+    pub message_crc: u32,
+}
+
+/// Makes room for a record's header; returns where it begins.
+pub(super) fn begin_record(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    debug_assert_eq!(start % 8, 0, "records are aligned");
+    out.resize(start + HEADER_OCTETS, 0);
+    start
+}
+
+impl Unsealed {
+    /// Pads the record that began at `start` and fills its header.
+    pub(super) fn end_record(&self, out: &mut Vec<u8>, start: usize, envelope_octets: usize, stamp: Stamp) {
+        let envelope_crc = crc32c::crc32c(&out[start + HEADER_OCTETS..start + HEADER_OCTETS + envelope_octets]);
         out.resize(out.len().next_multiple_of(8), 0);
         let header = &mut out[start..start + HEADER_OCTETS];
         header[..4].copy_from_slice(&RECORD_MAGIC);
-        header[8] = kind;
+        header[8] = self.kind.number();
         header[12..16].copy_from_slice(&u32::try_from(envelope_octets).unwrap_or(u32::MAX).to_le_bytes());
-        header[16..24].copy_from_slice(&generation.to_le_bytes());
-        header[24..32].copy_from_slice(&sequence.to_le_bytes());
+        header[16..24].copy_from_slice(&stamp.generation.to_le_bytes());
+        header[24..32].copy_from_slice(&stamp.sequence.to_le_bytes());
         header[32..40].copy_from_slice(&self.id.number().to_le_bytes());
-        header[40..48].copy_from_slice(&self.arrived_unix_ms.to_le_bytes());
-        header[48..56].copy_from_slice(&octets.to_le_bytes());
-        header[56..60].copy_from_slice(&crc.to_le_bytes());
+        header[40..48].copy_from_slice(&self.unix_ms.to_le_bytes());
+        header[48..56].copy_from_slice(&self.message_octets.to_le_bytes());
+        header[56..60].copy_from_slice(&self.message_crc.to_le_bytes());
         header[60..64].copy_from_slice(&envelope_crc.to_le_bytes());
-        header[64..72].copy_from_slice(&key.to_le_bytes());
+        header[64..72].copy_from_slice(&stamp.key.to_le_bytes());
         seal(header);
-    }
-
-    fn encode_envelope(&self, out: &mut Vec<u8>) {
-        use std::io::Write as _;
-        put(out, TAG_REVERSE_PATH, self.envelope.reverse_path());
-        for recipient in self.envelope.recipients() {
-            put(out, TAG_RECIPIENT, recipient);
-        }
-        put(out, TAG_BODY_TYPE, &[u8::from(self.envelope.body_type() == BodyType::EightBitMime)]);
-        put(out, TAG_HELLO, self.hello);
-        put(out, TAG_CLIENT, b"");
-        let value = out.len();
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "{}", self.client);
-        let octets = u32::try_from(out.len() - value).unwrap_or(u32::MAX);
-        out[value - 4..value].copy_from_slice(&octets.to_le_bytes());
     }
 }
 
 /// Octets that a record of these parts takes at most, for planning.
 pub fn record_octets(message: &NewMessage<'_>) -> usize {
-    let envelope: usize = message.envelope.recipients().map(|path| path.len() + 5).sum();
-    let fixed = HEADER_OCTETS + message.envelope.reverse_path().len() + message.hello.len() + 96;
     let body = if let Body::Inline(body) = message.body { body.len() } else { 0 };
-    fixed + envelope + body
-}
-
-fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
-    out.push(tag);
-    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(value);
+    HEADER_OCTETS + envelope_octets(message) + body + 7
 }
 
 fn seal(header: &mut [u8]) {
@@ -333,12 +327,13 @@ fn u64_at(header: &[u8; HEADER_OCTETS], at: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::smtp::address::mailbox;
+    use crate::smtp::envelope::{RecipientParameters, SenderParameters};
 
     fn envelope() -> Envelope {
         let mut envelope = Envelope::default();
-        envelope.begin(mailbox(b"s@a.b").as_ref(), None, BodyType::EightBitMime);
-        assert!(envelope.add_recipient(&mailbox(b"one@c.d").expect("valid"), None));
-        assert!(envelope.add_recipient(&mailbox(b"two@e.f").expect("valid"), None));
+        envelope.begin(mailbox(b"s@a.b").as_ref(), None, SenderParameters::default());
+        assert!(envelope.add_recipient(&mailbox(b"one@c.d").expect("valid"), None, RecipientParameters::default()));
+        assert!(envelope.add_recipient(&mailbox(b"two@e.f").expect("valid"), None, RecipientParameters::default()));
         envelope
     }
 
@@ -352,7 +347,7 @@ mod tests {
             body,
         };
         let mut out = Vec::new();
-        message.encode(&mut out, 5, 3, 4);
+        message.encode(&mut out, Stamp { key: 5, generation: 3, sequence: 4 });
         assert!(out.len() <= record_octets(&message));
         out
     }
@@ -362,22 +357,19 @@ mod tests {
         let octets = encoded(Body::Inline(b"Received: x\r\n\r\nbody\r\n"));
         assert_eq!(octets.len() % 8, 0);
         let header = RecordHeader::decode(&octets).expect("a header");
-        assert_eq!((header.generation, header.sequence, header.id.number(), header.arrived_unix_ms), (3, 4, 7, 8));
+        assert_eq!((header.generation, header.sequence, header.id.number(), header.unix_ms), (3, 4, 7, 8));
         assert_eq!(header.octets(), octets.len() as u64);
         let record = Record::decode(header, &octets).expect("a record");
         assert_eq!(record.message, b"Received: x\r\n\r\nbody\r\n");
         let stored = record.stored_envelope().expect("an envelope");
-        assert_eq!(stored.reverse_path, "s@a.b");
-        assert_eq!(stored.recipients, ["one@c.d", "two@e.f"]);
-        assert_eq!(stored.body_type, BodyType::EightBitMime);
-        assert_eq!((stored.client.as_str(), stored.hello.as_str()), ("192.0.2.1", "client"));
+        assert_eq!((stored.reverse_path(), stored.recipient_count()), (&b"s@a.b"[..], 2));
     }
 
     #[test]
     fn spilled_record_holds_no_message() {
         let octets = encoded(Body::Spilled { octets: 1 << 30, crc: 9 });
         let header = RecordHeader::decode(&octets).expect("a header");
-        assert!(header.spilled && header.message_octets == 1 << 30 && header.message_crc == 9);
+        assert_eq!((header.kind, header.message_octets, header.message_crc), (Kind::Spilled, 1 << 30, 9));
         assert_eq!(header.octets(), octets.len() as u64);
         assert!(Record::decode(header, &octets).is_some());
     }

@@ -2,23 +2,26 @@
 //!
 //! | found | means | done at start |
 //! |---|---|---|
-//! | record with right checksums | a message that was or may have been acknowledged | kept |
+//! | message record with right checksums | a message that was or may have been acknowledged | queued |
+//! | the same, and outcomes that settle every recipient without failures | delivered, or withdrawn | its spill file is removed |
+//! | outcome record of a message that is there no more | its segment was removed as finished | nothing |
 //! | zeros behind the last record | unused space | cut off |
 //! | other octets behind the last record | a batch that was cut off before its sync, so that nobody was told; or damage | kept, reported |
 //! | octets between records that are none | damage: acknowledged messages may be hit | kept, reported |
 //! | segment without a record, else zero | abandoned | removed |
 //! | segment without a right header | cut off while it was made, or damaged | removed if all zero, else kept, reported |
-//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but kept where there is damage or a cut-off batch |
+//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but kept where there is damage, a cut-off batch or a quarantined segment |
 //! | record whose spill file is missing or has another length | damage | kept, reported |
 //!
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
-//! tidying.
+//! tidying. Segments that nothing needs any more are removed later, by [`super::schedule`]'s rule.
 
-use super::disk::{Disk, segment_generation, segment_name, spill_id, spill_name};
-use super::record::{HEADER_OCTETS, Record, RecordHeader, SegmentHeader, find_record};
-use super::spool::Resume;
+use super::disk::{Disk, is_quarantined, segment_generation, segment_name, spill_id, spill_name};
+use super::outcome::{Status, Statuses};
+use super::record::{HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, find_record};
+use super::spool::{Location, Resume};
 use crate::smtp::QueueId;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io;
 
@@ -46,6 +49,15 @@ pub enum Damage {
     },
 }
 
+impl Damage {
+    fn segment(&self) -> Option<&String> {
+        match self {
+            Damage::SegmentHeader { segment } | Damage::Records { segment, .. } => Some(segment),
+            Damage::Spill { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,7 +75,7 @@ impl fmt::Display for Damage {
 pub struct Found {
     /// Where writing goes on.
     pub resume: Resume,
-    /// Messages in the queue.
+    /// Messages in the queue, undeliverable ones included.
     pub messages: u64,
     /// Their octets.
     pub octets: u64,
@@ -71,6 +83,40 @@ pub struct Found {
     pub damage: Vec<Damage>,
     /// Batches that were cut off, each as the octets it left: after a crash nothing unusual.
     pub unfinished: Vec<Unfinished>,
+    /// The messages in the queue, in the order of their ids. For [`recover`] only.
+    pub live: Vec<Live>,
+    /// The segments. For [`recover`] only.
+    pub segments: Vec<FoundSegment>,
+}
+
+/// A message in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Its id.
+    pub id: QueueId,
+    /// Where its record is.
+    pub location: Location,
+    /// Octets of the message.
+    pub message_octets: u64,
+    /// Whether it is in a spill file.
+    pub spilled: bool,
+    /// How many recipients it has.
+    pub recipients: u32,
+    /// What became of them; empty while nothing did.
+    pub statuses: Box<[Status]>,
+    /// The lanes of its recipients.
+    pub lanes: Box<[u16]>,
+}
+
+/// A segment that stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundSegment {
+    /// Its generation.
+    pub generation: u64,
+    /// The segments whose messages its outcomes are about: it must outlive them.
+    pub settles: BTreeSet<u64>,
+    /// It holds something that is no record: to be quarantined rather than removed.
+    pub damaged: bool,
 }
 
 /// Octets behind the last record of a segment.
@@ -95,23 +141,43 @@ impl fmt::Display for Unfinished {
 /// overlaps a write can see its later pages without its earlier ones.
 const READS_BESIDE_A_WRITER: usize = 5;
 
-/// Reads the directory of a shard, shows every message to `visit` in the order of their arrival in
-/// the log, and changes nothing. The gateway may be running; what it writes at that moment may be
-/// missed.
-pub fn read(disk: &impl Disk, mut visit: impl FnMut(&Record<'_>)) -> io::Result<Found> {
+/// Reads the directory of a shard, shows every queued message to `visit` in the order of their
+/// arrival in the log, with what became of its recipients, and changes nothing. The gateway may be
+/// running; what it writes at that moment may be missed.
+pub fn read(disk: &impl Disk, mut visit: impl FnMut(&Record<'_>, &Statuses)) -> io::Result<Found> {
     let mut found = Found::default();
-    scan(disk, READS_BESIDE_A_WRITER, &mut found, &mut visit)?;
+    let mut log = Log::default();
+    scan(disk, READS_BESIDE_A_WRITER, &mut found, &mut |record, location| log.add(record, location))?;
+    scan(disk, READS_BESIDE_A_WRITER, &mut Found::default(), &mut |record, location| {
+        if let Some(message) = log.messages.get(&record.header.id)
+            && message.location == location
+        {
+            visit(record, &message.statuses);
+        }
+    })?;
+    let mut missing = log.missing_spills(disk)?;
+    if !missing.is_empty() {
+        // Those that were delivered meanwhile are no damage.
+        let mut now = Log::default();
+        let add = &mut |record: &Record<'_>, location| now.add(record, location);
+        scan(disk, READS_BESIDE_A_WRITER, &mut Found::default(), add)?;
+        missing.retain(|id| now.messages.contains_key(id));
+    }
+    found.count(&log, missing);
     Ok(found)
 }
 
 /// Reads the directory of a shard and tidies it as the table above says. For the process that
-/// holds the spool's lock.
-pub fn recover(disk: &mut impl Disk) -> io::Result<Found> {
+/// holds the spool's lock. `lanes` says in which lanes a message's recipients wait.
+pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) -> io::Result<Found> {
     let mut found = Found::default();
-    let mut spilled = HashSet::new();
-    let fates = scan(disk, 1, &mut found, &mut |record| {
-        if record.header.spilled {
-            spilled.insert(record.header.id);
+    let mut log = Log::default();
+    let fates = scan(disk, 1, &mut found, &mut |record, location| {
+        log.add(record, location);
+        if let Some(message) = log.messages.get_mut(&record.header.id)
+            && message.location == location
+        {
+            message.lanes = lanes(record);
         }
     })?;
     for (name, fate) in fates {
@@ -120,18 +186,126 @@ pub fn recover(disk: &mut impl Disk) -> io::Result<Found> {
             Fate::Cut(octets) => disk.truncate(&name, octets)?,
             Fate::Keep => {}
         }
+        if let (Some(generation), false) = (segment_generation(&name), matches!(fate, Fate::Remove)) {
+            let damaged = found.damage.iter().any(|damage| damage.segment() == Some(&name))
+                || found.unfinished.iter().any(|unfinished| unfinished.segment == name);
+            let settles = log.settles.remove(&generation).unwrap_or_default();
+            found.segments.push(FoundSegment { generation, settles, damaged });
+        }
     }
-    // A damaged record may be the one that names it.
-    let records_damaged = found.damage.iter().any(|damage| !matches!(damage, Damage::Spill { .. }));
-    if records_damaged || !found.unfinished.is_empty() {
-        return Ok(found);
-    }
-    for name in disk.names()? {
-        if spill_id(&name).is_some_and(|id| !spilled.contains(&id)) {
+    // A damaged record, or one in a quarantined segment, may be the one that names it.
+    let names = disk.names()?;
+    let quarantined = names.iter().any(|name| is_quarantined(name));
+    let orphans_go = found.damage.is_empty() && found.unfinished.is_empty() && !quarantined;
+    for name in names {
+        let Some(id) = spill_id(&name) else { continue };
+        let orphan = !log.messages.contains_key(&id);
+        if orphan && (orphans_go || log.finished_spills.contains(&id)) {
             disk.remove(&name)?;
         }
     }
+    let missing = log.missing_spills(disk)?;
+    found.count(&log, missing);
+    found.live = log.messages.into_iter().map(|(id, message)| message.into_live(id)).collect();
+    found.live.sort_unstable_by_key(|message| message.id);
     Ok(found)
+}
+
+impl Found {
+    fn count(&mut self, log: &Log, missing: Vec<QueueId>) {
+        self.messages = log.messages.len() as u64;
+        self.octets = log.messages.values().map(|message| message.octets).sum();
+        self.damage.extend(missing.into_iter().map(|id| Damage::Spill { id }));
+    }
+}
+
+/// What the records say, read in their order.
+#[derive(Default)]
+struct Log {
+    /// Messages that are not finished.
+    messages: HashMap<QueueId, LoggedMessage>,
+    /// By generation: the other segments whose messages its outcomes settle.
+    settles: BTreeMap<u64, BTreeSet<u64>>,
+    finished_spills: HashSet<QueueId>,
+    /// Where finished messages are: their outcomes must last as long.
+    finished: HashMap<QueueId, u64>,
+}
+
+struct LoggedMessage {
+    location: Location,
+    octets: u64,
+    spilled: bool,
+    recipients: u32,
+    statuses: Statuses,
+    lanes: Box<[u16]>,
+}
+
+impl Log {
+    fn add(&mut self, record: &Record<'_>, location: Location) {
+        let id = record.header.id;
+        if record.header.kind != Kind::Outcome {
+            let recipients = record.stored_envelope().map_or(0, |envelope| envelope.recipient_count());
+            let message = LoggedMessage {
+                location,
+                octets: record.header.message_octets,
+                spilled: record.header.kind == Kind::Spilled,
+                recipients: u32::try_from(recipients).unwrap_or(u32::MAX),
+                statuses: Statuses::default(),
+                lanes: Box::default(),
+            };
+            self.messages.insert(id, message);
+            return;
+        }
+        let Some(message) = self.messages.get_mut(&id) else {
+            // More about a finished message, or about one whose segment is gone.
+            if let Some(&generation) = self.finished.get(&id) {
+                self.note_settles(location.generation, generation);
+            }
+            return;
+        };
+        let generation = message.location.generation;
+        message.statuses.add(record, message.recipients as usize);
+        if message.statuses.is_finished() {
+            if message.spilled {
+                self.finished_spills.insert(id);
+            }
+            self.finished.insert(id, generation);
+            self.messages.remove(&id);
+        }
+        self.note_settles(location.generation, generation);
+    }
+
+    fn note_settles(&mut self, by: u64, generation: u64) {
+        if by != generation {
+            self.settles.entry(by).or_default().insert(generation);
+        }
+    }
+
+    /// Messages whose spill file is not there as it should be.
+    fn missing_spills(&self, disk: &impl Disk) -> io::Result<Vec<QueueId>> {
+        let mut missing = Vec::new();
+        for (&id, message) in self.messages.iter().filter(|(_, message)| message.spilled) {
+            if disk.length(&spill_name(id))? != Some(message.octets) {
+                missing.push(id);
+            }
+        }
+        missing.sort_unstable();
+        Ok(missing)
+    }
+}
+
+impl LoggedMessage {
+    fn into_live(self, id: QueueId) -> Live {
+        Live {
+            id,
+            location: self.location,
+            message_octets: self.octets,
+            spilled: self.spilled,
+            recipients: self.recipients,
+            statuses: self.statuses.to_boxed(),
+            lanes: self.lanes,
+        }
+    }
 }
 
 /// What becomes of a segment's file.
@@ -156,7 +330,7 @@ fn scan(
     disk: &impl Disk,
     reads: usize,
     found: &mut Found,
-    visit: &mut impl FnMut(&Record<'_>),
+    visit: &mut impl FnMut(&Record<'_>, Location),
 ) -> io::Result<Vec<(String, Fate)>> {
     let mut generations: Vec<u64> = disk.names()?.iter().filter_map(|name| segment_generation(name)).collect();
     generations.sort_unstable();
@@ -164,7 +338,12 @@ fn scan(
     let mut fates = Vec::new();
     for generation in generations {
         let name = segment_name(generation);
-        disk.read(&name, &mut octets)?;
+        match disk.read(&name, &mut octets) {
+            Ok(()) => {}
+            // A running gateway removed it: its messages are finished.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        }
         let mut scanned = scan_segment(&name, generation, found.resume.next_sequence, &octets);
         for _ in 1..reads {
             if scanned.damage.is_empty() {
@@ -174,7 +353,7 @@ fn scan(
             scanned = scan_segment(&name, generation, found.resume.next_sequence, &octets);
         }
         found.resume.next_generation = found.resume.next_generation.max(generation + 1);
-        let fate = add(disk, scanned, &octets, found, visit)?;
+        let fate = add(scanned, &octets, found, visit);
         fates.push((name, fate));
     }
     Ok(fates)
@@ -220,14 +399,8 @@ fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u
 }
 
 /// Adds a segment to what was found, shows its messages, and says what becomes of its file.
-fn add(
-    disk: &impl Disk,
-    scanned: Scanned,
-    octets: &[u8],
-    found: &mut Found,
-    visit: &mut impl FnMut(&Record<'_>),
-) -> io::Result<Fate> {
-    let mut damaged = !scanned.damage.is_empty();
+fn add(scanned: Scanned, octets: &[u8], found: &mut Found, visit: &mut impl FnMut(&Record<'_>, Location)) -> Fate {
+    let damaged = !scanned.damage.is_empty();
     found.damage.extend(scanned.damage);
     if let Some(header) = scanned.header {
         found.resume.highest_id = found.resume.highest_id.max(header.highest_id);
@@ -235,14 +408,10 @@ fn add(
     for &(start, header) in &scanned.records {
         found.resume.next_sequence = header.sequence + 1;
         found.resume.highest_id = found.resume.highest_id.max(header.id);
-        found.messages += 1;
-        found.octets += header.message_octets;
-        if header.spilled && disk.length(&spill_name(header.id))? != Some(header.message_octets) {
-            damaged = true;
-            found.damage.push(Damage::Spill { id: header.id });
-        }
         if let Some(record) = Record::decode(header, &octets[start..]) {
-            visit(&record);
+            // A segment has at most 64 MB.
+            let (offset, octets) = (start as u32, header.octets() as u32);
+            visit(&record, Location { generation: scanned.generation, offset, octets });
         }
     }
     let tail = octets.get(scanned.end..).unwrap_or_default();
@@ -254,252 +423,13 @@ fn add(
             octets: (used - scanned.end) as u64,
         });
     }
-    Ok(match (damaged, scanned.records.is_empty()) {
+    match (damaged, scanned.records.is_empty()) {
         (true, _) => Fate::Keep,
         (false, true) if used == scanned.end => Fate::Remove,
         (false, _) if used < octets.len() => Fate::Cut(used as u64),
         (false, _) => Fate::Keep,
-    })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::record::{Body, NewMessage};
-    use super::super::spool::Spool;
-    use super::*;
-    use crate::smtp::envelope::{BodyType, Envelope};
-    use std::collections::BTreeMap;
-
-    #[derive(Clone, Default, PartialEq, Debug)]
-    struct Memory(BTreeMap<String, Vec<u8>>);
-
-    impl Disk for Memory {
-        fn names(&self) -> io::Result<Vec<String>> {
-            Ok(self.0.keys().cloned().collect())
-        }
-        fn read(&self, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
-            out.clear();
-            out.extend_from_slice(self.0.get(name).ok_or(io::ErrorKind::NotFound)?);
-            Ok(())
-        }
-        fn length(&self, name: &str) -> io::Result<Option<u64>> {
-            Ok(self.0.get(name).map(|octets| octets.len() as u64))
-        }
-        fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
-            self.0.get_mut(name).ok_or(io::ErrorKind::NotFound)?.truncate(octets as usize);
-            Ok(())
-        }
-        fn remove(&mut self, name: &str) -> io::Result<()> {
-            self.0.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
-        }
-    }
-
-    /// Appends messages with these bodies and writes them to the disk as one batch.
-    fn write(disk: &mut Memory, spool: &mut Spool, bodies: &[Body<'_>]) -> Vec<QueueId> {
-        let mut ids = Vec::new();
-        let mut envelope = Envelope::default();
-        envelope.begin(None, None, BodyType::SevenBit);
-        for body in bodies {
-            let id = spool.next_id(0);
-            let client = "192.0.2.1".parse().expect("an address");
-            spool.append(&NewMessage { id, arrived_unix_ms: 0, envelope: &envelope, client, hello: b"", body: *body });
-            ids.push(id);
-        }
-        while let Some(batch) = spool.take_batch() {
-            let file = disk.0.entry(segment_name(batch.generation)).or_insert_with(|| {
-                let mut file = vec![0; 1 << 14];
-                file[..HEADER_OCTETS].copy_from_slice(&spool.segment_header(batch.generation).encode());
-                file
-            });
-            let offset = batch.offset as usize;
-            file[offset..offset + batch.octets.len()].copy_from_slice(&batch.octets);
-            spool.synced();
-        }
-        ids
-    }
-
-    fn listed(disk: &Memory) -> Vec<QueueId> {
-        let mut ids = Vec::new();
-        read(disk, |record| ids.push(record.header.id)).expect("memory does not fail");
-        ids
-    }
-
-    #[test]
-    fn goes_on_where_it_ended() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        let mut ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two")]);
-        for round in 0..3_u64 {
-            let found = recover(&mut disk).expect("memory does not fail");
-            assert_eq!((found.messages, found.damage.len()), (ids.len() as u64, 0));
-            assert_eq!(found.resume.next_generation, round + 2);
-            assert_eq!(recover(&mut disk.clone()).expect("again"), found, "recovery is idempotent");
-            assert_eq!(listed(&disk), ids);
-            let mut spool = Spool::new(0, found.resume, 2 + round);
-            ids.extend(write(&mut disk, &mut spool, &[Body::Inline(b"more")]));
-            assert!(ids.is_sorted());
-        }
-        assert!(disk.0[&segment_name(1)].len() < 1000, "unused space is given back");
-    }
-
-    #[test]
-    fn a_cut_off_batch_is_no_damage() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two"), Body::Inline(b"three")]);
-        let name = segment_name(1);
-        let whole = disk.0[&name].clone();
-        let end = whole.iter().rposition(|&octet| octet != 0).expect("content") + 1;
-        for cut in HEADER_OCTETS..end {
-            let mut torn = whole.clone();
-            torn[cut..].fill(0);
-            disk.0.insert(name.clone(), torn);
-            let found = recover(&mut disk.clone()).expect("memory does not fail");
-            assert_eq!(found.damage, [], "cut at {cut}");
-            let kept = disk.0[&name][..cut].iter().rposition(|&octet| octet != 0).expect("a header") + 1;
-            let mut after = disk.clone();
-            recover(&mut after).expect("memory does not fail");
-            let whole = after.0.get(&name).is_none_or(|file| file.len() >= kept || kept <= HEADER_OCTETS);
-            assert!(whole, "cut at {cut}: what may be damage is kept");
-            let kept = listed(&disk);
-            assert_eq!(kept, ids[..kept.len()], "cut at {cut}");
-        }
-        disk.0.insert(name, whole);
-        assert_eq!(listed(&disk), ids);
-    }
-
-    #[test]
-    fn damage_is_reported_and_nothing_else_is_lost() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two"), Body::Inline(b"three")]);
-        let name = segment_name(1);
-        let second = find_record(&disk.0[&name], HEADER_OCTETS + 8).expect("a second record");
-        for offset in [0, 4, 20, 60, 70] {
-            let mut disk = disk.clone();
-            disk.0.get_mut(&name).expect("a segment")[second + offset] ^= 0x10;
-            let before = disk.clone();
-            let found = recover(&mut disk).expect("memory does not fail");
-            assert_eq!((found.messages, found.damage.len()), (2, 1), "octet {offset}");
-            assert_eq!(disk, before, "a damaged segment is left as it is");
-            assert_eq!(listed(&disk), [ids[0], ids[2]]);
-        }
-        let mut headless = disk.clone();
-        headless.0.get_mut(&name).expect("a segment")[9] ^= 1;
-        let found = recover(&mut headless).expect("memory does not fail");
-        assert_eq!((found.messages, found.damage.len()), (3, 1));
-    }
-
-    /// A disk whose writer is at work: the first reads see a page of the batch too few.
-    struct BeingWritten(Memory, std::cell::Cell<usize>);
-
-    impl Disk for BeingWritten {
-        fn names(&self) -> io::Result<Vec<String>> {
-            self.0.names()
-        }
-        fn read(&self, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
-            self.0.read(name, out)?;
-            if self.1.get() > 0 {
-                self.1.set(self.1.get() - 1);
-                let second = find_record(out, HEADER_OCTETS + 8).expect("a second record");
-                out[second..second + 64].fill(0);
-            }
-            Ok(())
-        }
-        fn length(&self, name: &str) -> io::Result<Option<u64>> {
-            self.0.length(name)
-        }
-        fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
-            self.0.truncate(name, octets)
-        }
-        fn remove(&mut self, name: &str) -> io::Result<()> {
-            self.0.remove(name)
-        }
-    }
-
-    #[test]
-    fn nothing_goes_where_a_record_may_be_damaged() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        let ids = write(&mut disk, &mut spool, &[Body::Spilled { octets: 3, crc: 0 }]);
-        disk.0.insert(spill_name(ids[0]), b"abc".to_vec());
-        // The only record of the segment, so that nothing behind it tells damage from a torn batch.
-        disk.0.get_mut(&segment_name(1)).expect("a segment")[HEADER_OCTETS + 20] ^= 1;
-        let found = recover(&mut disk).expect("memory does not fail");
-        assert_eq!((found.messages, found.damage.len(), found.unfinished.len()), (0, 0, 1));
-        assert!(disk.0.contains_key(&spill_name(ids[0])) && disk.0.contains_key(&segment_name(1)));
-        assert_eq!(recover(&mut disk).expect("again"), found, "recovery is idempotent");
-    }
-
-    #[test]
-    fn a_write_in_progress_is_no_damage() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        let bodies = [Body::Inline(b"one"), Body::Inline(b"two"), Body::Inline(b"three")];
-        let ids = write(&mut disk, &mut spool, &bodies);
-        for torn_reads in 0..READS_BESIDE_A_WRITER {
-            let mut seen = Vec::new();
-            let busy = BeingWritten(disk.clone(), torn_reads.into());
-            let found = read(&busy, |record| seen.push(record.header.id)).expect("memory does not fail");
-            assert_eq!((found.damage.len(), seen), (0, ids.clone()), "{torn_reads} torn reads");
-        }
-    }
-
-    #[test]
-    fn records_of_another_generation_are_none() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        write(&mut disk, &mut spool, &[Body::Inline(b"old")]);
-        let old = disk.0[&segment_name(1)].clone();
-        let mut spool = Spool::new(0, recover(&mut disk).expect("memory does not fail").resume, 2);
-        let ids = write(&mut disk, &mut spool, &[Body::Inline(b"new")]);
-        // A recycled file: the old records lie behind the new ones.
-        let file = disk.0.get_mut(&segment_name(2)).expect("a segment");
-        file[4096..4096 + 1024].copy_from_slice(&old[..1024]);
-        let found = recover(&mut disk).expect("memory does not fail");
-        assert_eq!((found.messages, found.damage.len()), (2, 0));
-        assert_eq!(listed(&disk).last(), ids.last());
-    }
-
-    #[test]
-    fn a_message_cannot_smuggle_a_record() {
-        // The sender knows everything but the key.
-        let mut forged = Memory::default();
-        write(
-            &mut forged,
-            &mut Spool::new(0, Resume { next_sequence: 2, ..Resume::default() }, 99),
-            &[Body::Inline(b"forged")],
-        );
-        let forged = &forged.0[&segment_name(1)][HEADER_OCTETS..HEADER_OCTETS + 256];
-        for shift in 0..8 {
-            let mut body = vec![b'x'; shift];
-            body.extend_from_slice(forged);
-            let mut disk = Memory::default();
-            write(&mut disk, &mut Spool::new(0, Resume::default(), 1), &[Body::Inline(&body)]);
-            // The smuggling message itself was cut off.
-            disk.0.get_mut(&segment_name(1)).expect("a segment")[HEADER_OCTETS + 4] ^= 1;
-            assert_eq!(listed(&disk), []);
-        }
-    }
-
-    #[test]
-    fn empty_segments_and_orphans_go() {
-        let mut disk = Memory::default();
-        let mut spool = Spool::new(0, Resume::default(), 1);
-        let spilled = Body::Spilled { octets: 3, crc: 0 };
-        let ids = write(&mut disk, &mut spool, &[spilled, spilled]);
-        disk.0.insert(spill_name(ids[0]), b"abc".to_vec());
-        disk.0.insert(spill_name(ids[1]), b"ab".to_vec());
-        disk.0.insert(spill_name(QueueId::from_number(1)), b"orphan".to_vec());
-        disk.0.insert(segment_name(7), vec![0; 4096]);
-        let mut prepared = vec![0; 4096];
-        prepared[..HEADER_OCTETS].copy_from_slice(&spool.segment_header(8).encode());
-        disk.0.insert(segment_name(8), prepared);
-        disk.0.insert("something-else".into(), b"kept".to_vec());
-        let found = recover(&mut disk).expect("memory does not fail");
-        assert_eq!(found.damage, [Damage::Spill { id: ids[1] }]);
-        assert_eq!(found.resume.next_generation, 9);
-        let names: Vec<&String> = disk.0.keys().collect();
-        assert_eq!(names, [&segment_name(1), "something-else", &spill_name(ids[0]), &spill_name(ids[1])]);
-    }
-}
+mod tests;

@@ -9,9 +9,10 @@
 //! segment. A failed sync is never tried again and believed: the kernel may have dropped the
 //! octets it could not write (seen with io_uring as with write(2)).
 
-use super::record::{HEADER_OCTETS, NewMessage, SegmentHeader, record_octets};
-use crate::limits::{BATCH_MAX_OCTETS, SEGMENT_MAX_OCTETS, SHARDS_MAX};
-use crate::smtp::{Durable, QueueId};
+use super::outcome::NewOutcome;
+use super::record::{HEADER_OCTETS, NewMessage, SegmentHeader, Stamp, record_octets};
+use crate::limits::{BATCH_MAX_OCTETS, SEGMENT_MAX_OCTETS};
+use crate::smtp::{Durable, QUEUE_ID_SHARD_BITS, QueueId};
 use std::collections::VecDeque;
 
 /// Makes queue ids: growing, and unlike any that this spool has seen.
@@ -22,24 +23,33 @@ pub struct IdSource {
 }
 
 impl IdSource {
-    const SHARD_BITS: u32 = SHARDS_MAX.trailing_zeros();
-
     /// Ids of `shard`, all greater than `highest`.
     pub fn new(shard: u32, highest: QueueId) -> Self {
-        IdSource { shard: u64::from(shard), last_us: highest.number() >> Self::SHARD_BITS }
+        IdSource { shard: u64::from(shard), last_us: highest.number() >> QUEUE_ID_SHARD_BITS }
     }
 
     /// The next id; `unix_us` is microseconds since the Unix epoch. A clock that stands still or
     /// goes back does no harm.
     pub fn next(&mut self, unix_us: u64) -> QueueId {
         self.last_us = unix_us.max(self.last_us + 1);
-        QueueId::from_number(self.last_us << Self::SHARD_BITS | self.shard)
+        QueueId::from_number(self.last_us << QUEUE_ID_SHARD_BITS | self.shard)
     }
 
     /// The highest id given out.
     pub fn highest(&self) -> QueueId {
-        QueueId::from_number(self.last_us << Self::SHARD_BITS | self.shard)
+        QueueId::from_number(self.last_us << QUEUE_ID_SHARD_BITS | self.shard)
     }
+}
+
+/// Where a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Generation of its segment.
+    pub generation: u64,
+    /// Where in the segment it begins.
+    pub offset: u32,
+    /// Its octets, padding included.
+    pub octets: u32,
 }
 
 /// What stands for an appended message until its batch is synced.
@@ -47,16 +57,33 @@ impl IdSource {
 pub struct Receipt {
     id: QueueId,
     batch: u64,
+    location: Location,
 }
+
+impl Receipt {
+    /// Where the message's record is, once its batch is synced.
+    pub fn location(&self) -> Location {
+        self.location
+    }
+}
+
+/// The number of a batch; batches are synced, or fail, in the order of their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchNumber(u64);
 
 /// The fact that a batch was synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Synced(u64);
+pub struct Synced(BatchNumber);
 
 impl Synced {
+    /// The batch.
+    pub fn batch(self) -> BatchNumber {
+        self.0
+    }
+
     /// The proof for one message of the batch; `None` for a message of another batch.
     pub fn prove(self, receipt: &Receipt) -> Option<Durable> {
-        (receipt.batch == self.0).then(|| Durable::attest(receipt.id))
+        (receipt.batch == self.0.0).then(|| Durable::attest(receipt.id))
     }
 }
 
@@ -147,7 +174,22 @@ impl Spool {
 
     /// Appends a message to the batch that is filling.
     pub fn append(&mut self, message: &NewMessage<'_>) -> Receipt {
-        let octets = record_octets(message);
+        let (batch, location) = self.append_record(record_octets(message), |out, stamp| message.encode(out, stamp));
+        if let Some(batch) = self.waiting.back_mut() {
+            batch.messages += 1;
+        }
+        Receipt { id: message.id, batch, location }
+    }
+
+    /// Appends an outcome to the batch that is filling. Returns the batch, and the generation of
+    /// the segment that will hold it.
+    pub fn append_outcome<R: AsRef<str>>(&mut self, outcome: &NewOutcome<'_, R>) -> (BatchNumber, u64) {
+        let (batch, location) = self.append_record(outcome.octets(), |out, stamp| outcome.encode(out, stamp));
+        (BatchNumber(batch), location.generation)
+    }
+
+    /// `octets` is the most that `encode` appends.
+    fn append_record(&mut self, octets: usize, encode: impl FnOnce(&mut Vec<u8>, Stamp)) -> (u64, Location) {
         if self.offset + octets as u64 > self.capacity && self.offset > HEADER_OCTETS as u64 {
             self.start_segment();
         }
@@ -165,11 +207,19 @@ impl Spool {
         }
         let Some(batch) = self.waiting.back_mut() else { unreachable!("a batch was pushed if there was none") };
         let before = batch.octets.len();
-        message.encode(&mut batch.octets, self.key, batch.generation, self.next_sequence);
-        batch.messages += 1;
-        self.offset += (batch.octets.len() - before) as u64;
+        encode(&mut batch.octets, Stamp { key: self.key, generation: batch.generation, sequence: self.next_sequence });
+        let octets = batch.octets.len() - before;
+        // A segment has at most 64 MB.
+        let location = Location { generation: batch.generation, offset: self.offset as u32, octets: octets as u32 };
+        self.offset += octets as u64;
         self.next_sequence += 1;
-        Receipt { id: message.id, batch: batch.number }
+        (batch.number, location)
+    }
+
+    /// The oldest generation that is still written to: segments from it on are in use.
+    pub fn oldest_in_use(&self) -> u64 {
+        let in_flight = self.in_flight.map(|(_, generation)| generation);
+        in_flight.or(self.waiting.front().map(|batch| batch.generation)).unwrap_or(self.generation)
     }
 
     fn start_segment(&mut self) {
@@ -196,18 +246,18 @@ impl Spool {
 
     /// The batch in flight was written whole and a sync begun after that has succeeded.
     pub fn synced(&mut self) -> Option<Synced> {
-        self.in_flight.take().map(|(number, _)| Synced(number))
+        self.in_flight.take().map(|(number, _)| Synced(BatchNumber(number)))
     }
 
     /// The batch in flight could not be made durable. Returns the numbers of all batches that fail
     /// with it: those stamped for the same segment.
-    pub fn failed(&mut self) -> Vec<u64> {
+    pub fn failed(&mut self) -> Vec<BatchNumber> {
         let Some((number, generation)) = self.in_flight.take() else { return Vec::new() };
-        let mut failed = vec![number];
+        let mut failed = vec![BatchNumber(number)];
         self.waiting.retain(|batch| {
             let poisoned = batch.generation == generation;
             if poisoned {
-                failed.push(batch.number);
+                failed.push(BatchNumber(batch.number));
             }
             !poisoned
         });
@@ -218,8 +268,8 @@ impl Spool {
     }
 
     /// The number of the batch that a receipt waits for.
-    pub fn batch_of(receipt: &Receipt) -> u64 {
-        receipt.batch
+    pub fn batch_of(receipt: &Receipt) -> BatchNumber {
+        BatchNumber(receipt.batch)
     }
 }
 
@@ -227,11 +277,11 @@ impl Spool {
 mod tests {
     use super::super::record::{Body, Record, RecordHeader};
     use super::*;
-    use crate::smtp::envelope::{BodyType, Envelope};
+    use crate::smtp::envelope::{Envelope, SenderParameters};
 
     fn append(spool: &mut Spool, body: &[u8]) -> Receipt {
         let mut envelope = Envelope::default();
-        envelope.begin(None, None, BodyType::SevenBit);
+        envelope.begin(None, None, SenderParameters::default());
         let id = spool.next_id(0);
         let client = "192.0.2.1".parse().expect("an address");
         spool.append(&NewMessage {
@@ -281,7 +331,7 @@ mod tests {
         append(&mut spool, b"one");
         let batch = spool.take_batch().expect("a batch");
         append(&mut spool, b"two");
-        assert_eq!(spool.failed(), [0, 1]);
+        assert_eq!(spool.failed(), [BatchNumber(0), BatchNumber(1)]);
         assert!(!spool.has_waiting());
         let third = append(&mut spool, b"three");
         let next = spool.take_batch().expect("a batch");

@@ -7,11 +7,12 @@
 use super::Context;
 use super::message::Message;
 use super::net::{Connection, Ready};
+use super::outbound::{self, Notice, Verdict};
 use super::shared::{Permit, Stage};
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{Query, Session, Step, Verdict};
+use crate::smtp::server::{Query, Session, Step, Verdict as Decision};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -41,6 +42,9 @@ struct Inbound {
     left: Vec<u8>,
     /// Reads since others had a turn.
     reads: u32,
+    /// The replies to be sent hold a 250 for a message. A client that is gone will send it again
+    /// (RFC 1047).
+    unsent_acknowledgement: bool,
 }
 
 /// Serves a connection to its end.
@@ -58,6 +62,7 @@ pub fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permi
         message: None,
         left: Vec::new(),
         reads: 0,
+        unsent_acknowledgement: false,
     })
     .run()
 }
@@ -76,8 +81,12 @@ impl Inbound {
                 self.permit = None;
             }
             if !self.flush().await {
+                if self.unsent_acknowledgement {
+                    self.context.metrics.possible_duplicates.client_gone.increment(1);
+                }
                 return;
             }
+            self.unsent_acknowledgement = false;
             match turn {
                 Some(Turn::Read) => {}
                 Some(Turn::Flush) => pending = true,
@@ -187,14 +196,14 @@ impl Inbound {
         }
     }
 
-    fn decide(&self, query: Query<'_>) -> Verdict {
+    fn decide(&self, query: Query<'_>) -> Decision {
         let context = &*self.context;
         let accepted = match query {
             Query::Sender => {
                 let now = context.net.now();
                 let within = |permit: &Permit| permit.try_count_message(now, &context.config.limits);
                 let accepted = self.permit.as_ref().is_some_and(within);
-                return if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) };
+                return if accepted { Decision::Accept } else { Decision::Refuse(Reply::RateExceeded) };
             }
             Query::Recipient(mailbox) => {
                 let default = context.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
@@ -207,8 +216,8 @@ impl Inbound {
             }
         };
         match accepted {
-            RecipientVerdict::Accept => Verdict::Accept,
-            RecipientVerdict::RelayDenied => Verdict::Refuse(Reply::UnableToRelay),
+            RecipientVerdict::Accept => Decision::Accept,
+            RecipientVerdict::RelayDenied => Decision::Refuse(Reply::UnableToRelay),
         }
     }
 
@@ -218,14 +227,52 @@ impl Inbound {
         let result = message.commit(&self.context, &self.session, self.client).await;
         let now = self.context.net.now();
         match result {
-            Ok((durable, octets)) => {
-                self.session.handle_durable(now, &durable);
-                self.context.metrics.messages_accepted.increment(1);
-                self.context.metrics.message_bytes_accepted.increment(octets);
-                self.context.metrics.queue_messages.increment(1.0);
-                self.context.metrics.queue_bytes.increment(octets as f64);
+            Ok((durable, accepted)) => {
+                let metrics = &self.context.metrics;
+                let octets = accepted.octets;
+                metrics.queue_messages.increment(1.0);
+                metrics.queue_bytes.increment(octets as f64);
+                let notice = outbound::accept(&self.context, accepted, &|| self.connection.nudge());
+                let verdict = match notice {
+                    Some(notice) => self.await_verdict(&notice).await,
+                    None => Verdict::Accept,
+                };
+                let now = self.context.net.now();
+                match verdict {
+                    Verdict::Accept => {
+                        self.context.metrics.messages_accepted.increment(1);
+                        self.context.metrics.message_bytes_accepted.increment(octets);
+                        self.session.handle_durable(now, &durable);
+                        self.unsent_acknowledgement = true;
+                    }
+                    Verdict::Refuse(line) => self.session.handle_refusal(now, &line),
+                }
             }
             Err(_) => self.session.handle_commit_failure(now),
+        }
+    }
+
+    /// Waits until the next hop has taken or refused the message, the limit passes, or the process
+    /// drains.
+    ///
+    //= [MS-OXSMTP] AcknowledgementDelay: when the limit passes the server acknowledges anyway.
+    async fn await_verdict(&mut self, notice: &Notice) -> Verdict {
+        let delay = self.context.config.delivery.ack_delay;
+        self.connection.set_deadline(delay.map(|delay| self.context.net.now() + delay));
+        let metrics = &self.context.metrics.ack_delays;
+        loop {
+            if let Some(verdict) = notice.verdict() {
+                return verdict;
+            }
+            let skipped = match self.connection.interrupted().await {
+                Ready::Deadline => &metrics.limit,
+                Ready::Bell if self.context.shared.stage() != Stage::Serving => &metrics.drain,
+                Ready::Bell | Ready::Socket => continue,
+            };
+            if notice.verdict().is_none() && notice.give_up() {
+                skipped.increment(1);
+                return Verdict::Accept;
+            }
         }
     }
 

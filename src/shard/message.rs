@@ -1,12 +1,14 @@
 //! A message that is arriving: in memory, then in a spill file.
 
 use super::Context;
+use super::outbound::{self, Accepted, Content};
 use super::shared::BodyMemory;
 use super::storage::{CommitError, Spill};
 use crate::limits::{
     BODIES_IN_MEMORY_MAX_OCTETS, BODY_FIRST_OCTETS, BODY_IN_MEMORY_MAX_OCTETS, READ_MAX_OCTETS, SPILL_WRITE_OCTETS,
 };
 use crate::queue::record::{Body, NewMessage};
+use crate::queue::stored::{encode_envelope, envelope_octets};
 use crate::smtp::server::Session;
 use crate::smtp::{Durable, QueueId};
 use std::io;
@@ -83,14 +85,13 @@ impl Message {
         Ok(())
     }
 
-    /// Makes the message durable with the session's envelope. Returns the proof and the message's
-    /// octets.
+    /// Makes the message durable with the session's envelope.
     pub async fn commit(
         mut self,
         context: &Context,
         session: &Session,
         client: IpAddr,
-    ) -> Result<(Durable, u64), CommitError> {
+    ) -> Result<(Durable, Accepted), CommitError> {
         if self.spill.is_some() {
             self.spill(context).await.map_err(|error| context.storage.report(&error))?;
         }
@@ -103,18 +104,30 @@ impl Message {
             Body::Spilled { octets, .. } => octets,
         };
         let arrived_unix_ms = self.arrived.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let mut stored = Vec::new();
+        let spilled = match body {
+            Body::Inline(_) => None,
+            Body::Spilled { crc, .. } => Some(crc),
+        };
         let commit = {
             let Some(envelope) = session.envelope() else { return Err(CommitError) };
             let hello = session.trace().hello;
-            context.storage.append(&NewMessage { id: self.id, arrived_unix_ms, envelope, client, hello, body })
+            let message = NewMessage { id: self.id, arrived_unix_ms, envelope, client, hello, body };
+            stored.reserve_exact(envelope_octets(&message));
+            encode_envelope(&mut stored, &message);
+            context.storage.append(&message)
         };
-        // The batch has a copy of its own, counted until it is durable.
-        self.buffer = Vec::new();
+        let location = commit.location();
         let spill = self.spill.take();
         let result = commit.durable().await;
         if let Some(spill) = spill {
             spill.keep().await;
         }
-        result.map(|durable| (durable, octets))
+        let body = match spilled {
+            Some(crc) => outbound::Body::Spilled { crc },
+            None => outbound::Body::Memory(self.buffer, 0..octets as usize),
+        };
+        let content = Content::hot(stored, body, self.memory);
+        result.map(|durable| (durable, Accepted { id: self.id, location, octets, content }))
     }
 }

@@ -10,19 +10,23 @@ mod inbound;
 mod listener;
 mod message;
 mod net;
+mod outbound;
 mod shared;
 pub mod storage;
 
 pub use net::Doorbell;
-pub use shared::{Shared, Stage};
+pub use outbound::lanes_of;
+pub use shared::{NextHop, Shared, Stage};
 
 use crate::config::Config;
 use crate::limits::READ_MAX_OCTETS;
 use crate::metrics::ShardMetrics;
-use crate::queue::spool::{Resume, Spool};
+use crate::queue::recover::Found;
+use crate::queue::spool::Spool;
 use crate::smtp::server::Profile;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use net::{Listener, Net};
+use outbound::{Outbound, Recorder};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpListener;
@@ -48,8 +52,10 @@ pub struct Start {
     pub listeners: Vec<TcpListener>,
     /// Its directory in the spool.
     pub directory: Directory,
-    /// Where its spool goes on.
-    pub resume: Resume,
+    /// What recovery found there.
+    pub found: Found,
+    /// How many shards there are.
+    pub shards: usize,
     /// A random number for its records.
     pub key: u64,
     /// The process's configuration.
@@ -67,7 +73,9 @@ struct Context {
     shared: Arc<Shared>,
     net: Net,
     storage: Storage,
+    outbound: Outbound,
     metrics: Rc<ShardMetrics>,
+    hostname: Rc<str>,
     /// Every read of the shard goes here; borrowed only between two awaits.
     scratch: RefCell<Box<[u8]>>,
     /// The second and its text, for Received fields.
@@ -93,9 +101,14 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let net = Net::new(start.doorbell)?;
     let metrics = Rc::new(ShardMetrics::new());
     let number = u32::try_from(start.number).unwrap_or(u32::MAX);
-    let spool = Spool::new(number, start.resume, start.key);
+    let spool = Spool::new(number, start.found.resume, start.key);
     let storage = Storage::new(net.clone(), start.directory, spool, metrics.clone());
+    let delivery = &start.config.delivery;
+    let next_hops = delivery.next_hops.len();
+    let outbound = Outbound::new(&net, &delivery.routes, next_hops, start.shards, start.found, start.key);
     let context = Rc::new(Context {
+        hostname: start.config.hostname.as_str().into(),
+        outbound,
         profile: Rc::new(start.config.profile()),
         config: start.config,
         shared: start.shared,
@@ -116,7 +129,9 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
             context.stop_if_drained();
         });
     }
+    storage.set_watcher(Rc::new(Recorder(Rc::downgrade(&context))));
     let committer = glommio::spawn_local(storage.clone().run());
+    net.spawn(outbound::keep(context.clone()));
     let watched = context.clone();
     net.spawn(async move {
         // Without listeners and sessions nothing else would notice that the process drains.
@@ -145,9 +160,20 @@ impl Context {
     }
 
     fn stop_if_drained(&self) {
-        if self.listening.get() == 0 && self.sessions.get() == 0 && self.shared.stage() != Stage::Serving {
+        let is_idle = self.listening.get() == 0 && self.sessions.get() == 0 && !self.outbound.is_busy();
+        if is_idle && self.shared.stage() != Stage::Serving {
             self.net.stop();
         }
+    }
+
+    /// The time of the dispatcher's last turn, in milliseconds since the start of the process.
+    fn now_ms(&self) -> u64 {
+        self.shared.ms(self.net.now())
+    }
+
+    /// The time of day, in milliseconds since the Unix epoch.
+    fn unix_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
     }
 
     /// Shows `act` the RFC 5322 date-time of `time`.

@@ -1,9 +1,11 @@
 //! What all shards share: counts, rates and the stage of the process's life. Plain atomics.
 
-use crate::config::Limits;
+use crate::config::{Host, Limits, NextHopAddress};
+use crate::delivery::{NextHopId, NextHopState};
 use crate::policy::{ConnectionCounter, ConnectionTable, RateTable, Slot, SourceHasher};
 use crate::smtp::reply::Reply;
-use std::net::IpAddr;
+use arc_swap::ArcSwap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -28,19 +30,51 @@ pub struct Shared {
     rates: RateTable,
     /// Memory taken by messages that are arriving.
     body_octets: AtomicUsize,
+    next_hops: Box<[NextHop]>,
     stage: AtomicU8,
     started: Instant,
 }
 
+/// A next hop.
+#[derive(Debug)]
+pub struct NextHop {
+    /// As the operator wrote it.
+    pub name: String,
+    /// Whether it is up, and how many transactions are in flight.
+    pub state: NextHopState,
+    addresses: ArcSwap<Vec<SocketAddr>>,
+}
+
+impl NextHop {
+    fn new(address: &NextHopAddress) -> Self {
+        let addresses = match &address.host {
+            Host::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
+            Host::Name(_) => Vec::new(),
+        };
+        NextHop { name: address.to_string(), state: NextHopState::new(), addresses: ArcSwap::from_pointee(addresses) }
+    }
+
+    /// Where it can be reached; none as long as its name is not resolved.
+    pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.addresses.load_full()
+    }
+
+    /// Its name was looked up.
+    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+}
+
 impl Shared {
-    /// Empty tables.
-    pub fn new(limits: &Limits) -> Self {
+    /// Empty tables, and next hops that are up until one finds otherwise.
+    pub fn new(limits: &Limits, next_hops: &[NextHopAddress]) -> Self {
         Shared {
             hasher: SourceHasher::new(limits.table_slots, limits.ipv6_prefix),
             connections: ConnectionCounter::new(),
             per_source: ConnectionTable::new(limits.table_slots),
             rates: RateTable::new(limits.table_slots),
             body_octets: AtomicUsize::new(0),
+            next_hops: next_hops.iter().map(NextHop::new).collect(),
             stage: AtomicU8::new(Stage::Serving as u8),
             started: Instant::now(),
         }
@@ -80,7 +114,22 @@ impl Shared {
         Ok(Permit { shared: self.clone(), source })
     }
 
-    /// Memory taken by messages that are arriving, in octets.
+    /// A next hop.
+    pub fn next_hop(&self, id: NextHopId) -> &NextHop {
+        &self.next_hops[id.index()]
+    }
+
+    /// All next hops, in the order of their ids.
+    pub fn next_hops(&self) -> &[NextHop] {
+        &self.next_hops
+    }
+
+    /// `now` in milliseconds since the start of the process.
+    pub fn ms(&self, now: Instant) -> u64 {
+        now.duration_since(self.started).as_millis() as u64
+    }
+
+    /// Memory taken by messages that are arriving or about to leave, in octets.
     pub fn body_octets(&self) -> usize {
         self.body_octets.load(Ordering::Relaxed)
     }
@@ -96,7 +145,7 @@ pub struct Permit {
 impl Permit {
     /// Counts one more message from this source, unless its rate is used up (E4).
     pub fn try_count_message(&self, now: Instant, limits: &Limits) -> bool {
-        let now_ms = now.duration_since(self.shared.started).as_millis() as u64;
+        let now_ms = self.shared.ms(now);
         self.shared.rates.try_count(self.source, now_ms, limits.message_rate_per_minute)
     }
 }

@@ -142,7 +142,7 @@ fn is_quoted_content(inner: &[u8]) -> bool {
 }
 
 /// atext, RFC 5322 section 3.2.3.
-fn is_atext(octet: &u8) -> bool {
+pub(super) fn is_atext(octet: &u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(octet)
 }
 

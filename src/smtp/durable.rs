@@ -1,5 +1,6 @@
 //! Queue ids, and the proof without which no message is acknowledged.
 
+use crate::limits::SHARDS_MAX;
 use std::fmt;
 
 /// A message's id: time-ordered, tagged with its shard, never reused.
@@ -9,6 +10,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(u64);
 
+/// Bits of an id that are its shard's.
+pub const QUEUE_ID_SHARD_BITS: u32 = SHARDS_MAX.trailing_zeros();
 /// Octets of a written queue id.
 pub const QUEUE_ID_OCTETS: usize = 11;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -22,6 +25,11 @@ impl QueueId {
     /// The id's number, as stored in the spool.
     pub const fn number(self) -> u64 {
         self.0
+    }
+
+    /// When it was given out, in milliseconds since the Unix epoch.
+    pub const fn unix_ms(self) -> u64 {
+        (self.0 >> QUEUE_ID_SHARD_BITS) / 1000
     }
 
     /// The id as it is written in replies, fields and file names.

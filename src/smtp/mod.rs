@@ -11,21 +11,25 @@
 //! | [`address`] | paths and mailboxes |
 //! | [`envelope`] | what a transaction gathers |
 //! | [`data`] | the content of DATA, streaming |
+//! | [`encoder`] | content in the wire form of DATA |
 //! | [`dsn`] | what a client asks for in reports |
 //! | [`Durable`], [`QueueId`] | the proof behind the 250, and its id |
 //! | [`header`] | the Received field |
 //! | [`reply`] | every reply |
 //! | [`server`] | the receiving session |
+//! | [`client`] | the sending session |
 
 pub mod address;
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod dsn;
 mod durable;
+pub mod encoder;
 pub mod envelope;
 pub mod header;
 pub mod line;
 pub mod reply;
 pub mod server;
 
-pub use durable::{Durable, QUEUE_ID_OCTETS, QueueId, QueueIdText};
+pub use durable::{Durable, QUEUE_ID_OCTETS, QUEUE_ID_SHARD_BITS, QueueId, QueueIdText};

@@ -713,6 +713,14 @@ pub fn list(spool: &Path) -> Vec<Listed> {
     listed
 }
 
+/// What `gatepost queue list --json` shows.
+#[track_caller]
+pub fn list_json(spool: &Path) -> Vec<serde_json::Value> {
+    let (stdout, _) = queue(spool, "list", &["--json"]);
+    let text = String::from_utf8(stdout).expect("JSON is UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
 /// A stored message: its one Received field, and what follows it.
 #[track_caller]
 pub fn cat(spool: &Path, id: &str) -> (String, Vec<u8>) {

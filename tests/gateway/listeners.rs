@@ -31,7 +31,7 @@ fn start_up_lines_say_what_it_does() {
         // The order of domains is nobody's business.
         String::new(),
         format!("spooling to {} (0 messages, 0 octets are queued)", spool.display()),
-        "holding mail in the queue: this version does not deliver yet".to_owned(),
+        "delivering to 127.0.0.1:2526".to_owned(),
         format!("metrics at http://{}/metrics", gateway.metrics),
     ];
     assert_eq!(gateway.started.len(), expected.len(), "{:?}", gateway.started);
@@ -42,7 +42,7 @@ fn start_up_lines_say_what_it_does() {
         gateway.started[3].strip_prefix("accepting mail for ").expect("a line").split(", ").collect();
     accepting.sort_unstable();
     assert_eq!(accepting, [".two.example", "one.example", "test.example"]);
-    assert_eq!(gateway.line(), "not active yet in this version: --tarpit, --next-hop");
+    assert_eq!(gateway.line(), "not active yet in this version: --tarpit");
     assert!(gateway.listening.iter().all(|address| address.port() != 0));
     // Every address it names is served.
     for address in gateway.listening.clone() {

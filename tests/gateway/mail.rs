@@ -1,6 +1,6 @@
 //! Mail of all shapes comes out of the queue as it went in.
 
-use crate::harness::{Gateway, Scratch, assert_same, assert_stored, cat, list, start, stored};
+use crate::harness::{Gateway, Scratch, assert_same, assert_stored, cat, list, list_json, start, stored};
 use std::path::Path;
 
 const FROM: &str = "sender@client.example";
@@ -198,4 +198,40 @@ fn addresses_are_kept_as_they_came() {
     listed.sort();
     expected.sort();
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn what_the_client_asks_for_in_reports_is_kept_over_a_restart() {
+    let scratch = Scratch::new();
+    let gateway = start(&scratch.join("spool"), &[]);
+    let mut client = gateway.session();
+    client.expect("MAIL FROM:<sender@client.example> ret=hdrs ENVID=a+2Bb", "250 2.1.0 Sender OK");
+    for (recipient, parameters) in [
+        ("one", " NOTIFY=delay,SUCCESS ORCPT=rfc822;One+2B@Test.Example"),
+        ("two", ""),
+        ("three", " NOTIFY=NEVER"),
+        ("four", " ORCPT=x-own;4"),
+    ] {
+        client.expect(&format!("RCPT TO:<{recipient}@test.example>{parameters}"), "250 2.1.5 Recipient OK");
+    }
+    crate::harness::queue_id(&client.data(b"x\r\n"));
+    client.expect("MAIL FROM:<> ENVID=a+2bb", "501 5.5.4 Invalid arguments");
+    client.deliver(FROM, &[TO], b"x\r\n");
+    client.quit();
+    let spool = gateway.spool.clone();
+    gateway.stop();
+    start(&spool, &[]).stop();
+    let mut listed = list_json(&spool);
+    listed.sort_by_key(|entry| entry["id"].to_string());
+    let [asked, plain] = &listed[..] else { panic!("two messages: {listed:?}") };
+    assert_eq!(asked["to"].as_array().map(Vec::len), Some(4));
+    assert_eq!((&asked["ret"], &asked["envid"]), (&"HDRS".into(), &"a+2Bb".into()));
+    let wanted = serde_json::json!([
+        { "to": "one@test.example", "notify": "SUCCESS,DELAY", "orcpt": "rfc822;One+2B@Test.Example" },
+        { "to": "three@test.example", "notify": "NEVER" },
+        { "to": "four@test.example", "orcpt": "x-own;4" },
+    ]);
+    assert_eq!(asked["dsn"], wanted);
+    let fields: Vec<&String> = plain.as_object().expect("an object").keys().collect();
+    assert_eq!(fields, ["arrived", "body", "client", "from", "helo", "id", "octets", "status", "to"]);
 }

@@ -1,16 +1,19 @@
-//! The two kinds of socket: what accepts, and what was accepted.
+//! The kinds of socket: what accepts, and what was accepted or connected; and an alarm without one.
 
 use super::{Key, Net};
 use crate::limits::LINGER_MAX_MS;
 use crate::policy::canonical;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, recv, send,
+    shutdown, socket_with, sockopt,
+};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// Why a task that waited goes on.
@@ -20,7 +23,7 @@ pub enum Ready {
     Socket,
     /// The deadline has passed; it is cleared.
     Deadline,
-    /// The shard's doorbell rang.
+    /// The shard's doorbell rang, or somebody used a [`Nudge`].
     Bell,
 }
 
@@ -42,8 +45,8 @@ impl Drop for Registered {
 }
 
 impl Registered {
-    fn new(net: &Net, fd: OwnedFd, readable: bool) -> io::Result<Self> {
-        let key = net.register(&fd, readable)?;
+    fn new(net: &Net, fd: OwnedFd, interest: EventFlags, readable: bool) -> io::Result<Self> {
+        let key = net.register(&fd, interest, readable)?;
         Ok(Registered { net: net.clone(), key, fd: Some(fd) })
     }
 
@@ -56,25 +59,81 @@ impl Registered {
         act(slots.get_mut(self.key.index as usize).expect("a slot lives as long as its owner"))
     }
 
-    async fn ready(&self, writing: bool) -> Ready {
+    /// Waits until `is_ready`, the deadline or the doorbell.
+    async fn ready(&self, is_ready: impl Fn(&super::Slot) -> bool) -> Ready {
+        poll_fn(|cx| self.with_slot(|slot| poll_slot(slot, cx, &is_ready))).await
+    }
+}
+
+fn poll_slot(slot: &mut super::Slot, cx: &Context<'_>, is_ready: impl Fn(&super::Slot) -> bool) -> Poll<Ready> {
+    if std::mem::take(&mut slot.rung) {
+        return Poll::Ready(Ready::Bell);
+    }
+    if std::mem::take(&mut slot.expired) {
+        return Poll::Ready(Ready::Deadline);
+    }
+    if is_ready(slot) {
+        return Poll::Ready(Ready::Socket);
+    }
+    if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        slot.waker = Some(cx.waker().clone());
+    }
+    Poll::Pending
+}
+
+/// Wakes a task of the same shard that waits for a socket: it gets [`Ready::Bell`].
+#[derive(Clone, Debug)]
+pub struct Nudge {
+    net: Net,
+    key: Key,
+}
+
+impl Nudge {
+    /// Wakes it, now or when it waits next. Nothing happens once its socket is gone.
+    pub fn nudge(&self) {
+        let mut slots = self.net.0.slots.borrow_mut();
+        let slot = slots.get_mut(self.key.index as usize).filter(|slot| slot.generation == self.key.generation);
+        if let Some(slot) = slot {
+            slot.rung = true;
+            super::wake(slot);
+            self.net.note_runnable();
+        }
+    }
+}
+
+/// A deadline of its own, for a task without a socket.
+#[derive(Debug)]
+pub struct Alarm {
+    net: Net,
+    key: Key,
+}
+
+impl Alarm {
+    /// An alarm that is not set.
+    pub fn new(net: &Net) -> Self {
+        Alarm { net: net.clone(), key: net.take_slot(false) }
+    }
+
+    /// Waits until `deadline`, the doorbell or a nudge.
+    pub async fn wait(&self, deadline: Option<Instant>) -> Ready {
+        self.net.0.set_deadline(self.key.index, deadline);
         poll_fn(|cx| {
-            self.with_slot(|slot| {
-                if std::mem::take(&mut slot.rung) {
-                    return Poll::Ready(Ready::Bell);
-                }
-                if std::mem::take(&mut slot.expired) {
-                    return Poll::Ready(Ready::Deadline);
-                }
-                if if writing { slot.writable } else { slot.readable } {
-                    return Poll::Ready(Ready::Socket);
-                }
-                if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    slot.waker = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            })
+            let mut slots = self.net.0.slots.borrow_mut();
+            let slot = slots.get_mut(self.key.index as usize).expect("a slot lives as long as its owner");
+            poll_slot(slot, cx, |_| false)
         })
         .await
+    }
+
+    /// What wakes it from elsewhere.
+    pub fn nudge(&self) -> Nudge {
+        Nudge { net: self.net.clone(), key: self.key }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.net.0.forget(&mut self.net.0.slots.borrow_mut(), self.key.index);
     }
 }
 
@@ -98,19 +157,19 @@ pub struct Listener(Registered);
 impl Listener {
     /// Takes over a bound, listening, non-blocking socket.
     pub fn new(net: &Net, fd: OwnedFd) -> io::Result<Self> {
-        Registered::new(net, fd, true).map(Listener)
+        Registered::new(net, fd, EventFlags::IN, true).map(Listener)
     }
 
     /// Waits until a connection may be there.
     pub async fn ready(&self) -> Ready {
-        self.0.ready(false).await
+        self.0.ready(|slot| slot.readable).await
     }
 
     /// Pauses for this long, or until the doorbell rings.
     pub async fn pause(&self, pause: Duration) {
         self.0.with_slot(|slot| slot.readable = false);
         self.0.net.0.set_deadline(self.0.key.index, Some(self.0.net.now() + pause));
-        while self.0.ready(false).await == Ready::Socket {
+        while self.0.ready(|slot| slot.readable).await == Ready::Socket {
             self.0.with_slot(|slot| slot.readable = false);
         }
         self.0.with_slot(|slot| slot.readable = true);
@@ -123,7 +182,7 @@ impl Listener {
                 // A peer that is gone already has no address.
                 let Some(Ok(address)) = address.map(SocketAddr::try_from) else { return Accepted::Gone };
                 // Clients wait for the banner: there is nothing to read yet.
-                match Registered::new(&self.0.net, fd, false) {
+                match Registered::new(&self.0.net, fd, EventFlags::IN, false) {
                     Ok(registered) => Accepted::Connection(Connection(registered), canonical(address.ip())),
                     Err(_) => Accepted::Exhausted,
                 }
@@ -139,19 +198,50 @@ impl Listener {
     }
 }
 
-/// An accepted connection.
+/// A connection, accepted or made.
 #[derive(Debug)]
 pub struct Connection(Registered);
 
 impl Connection {
+    /// Begins to connect; wait in [`Self::writable`], then ask [`Self::connect_result`].
+    pub fn connect(net: &Net, address: SocketAddr) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+        // What is sent is sent whole: waiting for acknowledgements only delays it.
+        sockopt::set_tcp_nodelay(&fd, true)?;
+        match connect(&fd, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let registered = Registered::new(net, fd, EventFlags::IN | EventFlags::OUT, false)?;
+        registered.with_slot(|slot| slot.writable = false);
+        Ok(Connection(registered))
+    }
+
+    /// How connecting ended.
+    pub fn connect_result(&self) -> io::Result<()> {
+        Ok(sockopt::socket_error(self.0.fd())??)
+    }
+
+    /// Waits for the deadline, the doorbell or a nudge, whatever the peer sends.
+    pub async fn interrupted(&self) -> Ready {
+        self.0.ready(|_| false).await
+    }
+
+    /// What wakes the task that waits for this connection.
+    pub fn nudge(&self) -> Nudge {
+        Nudge { net: self.0.net.clone(), key: self.0.key }
+    }
+
     /// Waits until there may be input.
     pub async fn ready(&self) -> Ready {
-        self.0.ready(false).await
+        self.0.ready(|slot| slot.readable).await
     }
 
     /// Waits until there may be room for output.
     pub async fn writable(&self) -> Ready {
-        self.0.ready(true).await
+        self.0.ready(|slot| slot.writable).await
     }
 
     /// Sets or clears the deadline that [`Ready::Deadline`] tells of.

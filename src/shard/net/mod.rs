@@ -23,7 +23,7 @@ mod connection;
 mod park;
 mod wheel;
 
-pub use connection::{Accepted, Connection, Listener, Ready};
+pub use connection::{Accepted, Alarm, Connection, Listener, Nudge, Ready};
 
 use crate::limits::LINGERING_MAX;
 use futures_lite::future::yield_now;
@@ -281,20 +281,21 @@ impl Net {
     }
 
     /// Registers a socket; it may be ready already.
-    fn register(&self, fd: impl AsFd, readable: bool) -> io::Result<Key> {
+    fn register(&self, fd: impl AsFd, interest: EventFlags, readable: bool) -> io::Result<Key> {
+        let key = self.take_slot(readable);
+        let flags = interest | EventFlags::RDHUP | EventFlags::ET;
+        if let Err(error) = epoll::add(&self.0.epoll, fd, EventData::new_u64(key.token()), flags) {
+            self.0.forget(&mut self.0.slots.borrow_mut(), key.index);
+            return Err(error.into());
+        }
+        Ok(key)
+    }
+
+    fn take_slot(&self, readable: bool) -> Key {
         let inner = &*self.0;
         let generation = inner.next_generation.get();
         inner.next_generation.set(generation.wrapping_add(1));
-        let mut slots = inner.slots.borrow_mut();
-        let entry = slots.vacant_entry();
-        let key = Key { index: entry.key() as u32, generation };
-        epoll::add(
-            &inner.epoll,
-            fd,
-            EventData::new_u64(key.token()),
-            EventFlags::IN | EventFlags::RDHUP | EventFlags::ET,
-        )?;
-        entry.insert(Slot {
+        let index = inner.slots.borrow_mut().insert(Slot {
             generation,
             readable,
             hung_up: false,
@@ -304,7 +305,7 @@ impl Net {
             waker: None,
             lingering: None,
         });
-        Ok(key)
+        Key { index: index as u32, generation }
     }
 }
 

@@ -9,26 +9,34 @@
 //! them back, are on stable storage, or it fails. That is write and fdatasync in one operation of
 //! the ring instead of two (3 to 5 % of the CPU per message), with one completion to check.
 //!
+//! Outcomes of messages ([`Storage::append_outcome`]) go the same way; nobody waits for one, but
+//! the shard's [`Watcher`] is told which batches are on stable storage and which failed. Messages
+//! are read back by [`reader`], and what is not needed any more is removed here too.
+//!
 //! On failure the whole batch fails, the segment is left as it is, and for a second after it
 //! [`Storage::is_short`] keeps new transactions away; then the next batch tries a new segment. The
 //! operator is told when it begins and when it ends.
 
 mod directory;
+mod reader;
 mod spill;
 
 pub use directory::{Directory, SpoolDirectory, SpoolError, shard_directories};
+pub use reader::SpillReader;
 pub use spill::Spill;
 
 use super::net::Net;
 use crate::limits::{SEGMENT_MAX_OCTETS, SEGMENT_MIN_OCTETS};
 use crate::metrics::ShardMetrics;
-use crate::queue::disk::segment_name;
+use crate::queue::disk::{quarantine_name, segment_name, spill_name};
+use crate::queue::outcome::NewOutcome;
 use crate::queue::record::NewMessage;
-use crate::queue::spool::{Batch, Receipt, Spool, Synced};
+use crate::queue::spool::{Batch, BatchNumber, Location, Receipt, Spool, Synced};
 use crate::smtp::{Durable, QueueId};
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, Directory as RingDirectory, OpenOptions};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::path::Path;
@@ -47,17 +55,27 @@ struct Inner {
     net: Net,
     directory: Directory,
     spool: RefCell<Spool>,
-    /// Outcomes that are awaited, by batch number.
-    outcomes: RefCell<Vec<(u64, Rc<Outcome>)>>,
+    /// Batches that somebody waits for.
+    awaited: RefCell<VecDeque<(BatchNumber, Rc<Fate>)>>,
+    watcher: RefCell<Option<Rc<dyn Watcher>>>,
+    segments_read: reader::OpenSegments,
     committer: Cell<Option<Waker>>,
     stopped: Cell<bool>,
     failed_at: Cell<Option<Instant>>,
     metrics: Rc<ShardMetrics>,
 }
 
+/// Learns what becomes of batches.
+pub trait Watcher {
+    /// All batches up to this one that did not fail are on stable storage.
+    fn synced(&self, batch: BatchNumber);
+    /// These batches are lost.
+    fn failed(&self, batches: &[BatchNumber]);
+}
+
 /// What becomes of a batch, for all who wait for it.
 #[derive(Default)]
-struct Outcome {
+struct Fate {
     result: Cell<Option<Result<Synced, CommitError>>>,
     wakers: RefCell<Vec<Waker>>,
 }
@@ -76,16 +94,21 @@ struct Segment {
 #[must_use]
 pub struct Commit {
     receipt: Receipt,
-    outcome: Rc<Outcome>,
+    fate: Rc<Fate>,
 }
 
 impl Commit {
+    /// Where the message's record is going to be.
+    pub fn location(&self) -> Location {
+        self.receipt.location()
+    }
+
     /// Waits for the sync that covers the message.
     pub async fn durable(self) -> Result<Durable, CommitError> {
-        let Commit { receipt, outcome } = self;
-        poll_fn(|cx| match outcome.result.get() {
+        let Commit { receipt, fate } = self;
+        poll_fn(|cx| match fate.result.get() {
             None => {
-                outcome.wakers.borrow_mut().push(cx.waker().clone());
+                fate.wakers.borrow_mut().push(cx.waker().clone());
                 Poll::Pending
             }
             Some(result) => Poll::Ready(result.and_then(|synced| synced.prove(&receipt).ok_or(CommitError))),
@@ -101,7 +124,9 @@ impl Storage {
             net,
             directory,
             spool: RefCell::new(spool),
-            outcomes: RefCell::default(),
+            awaited: RefCell::default(),
+            watcher: RefCell::default(),
+            segments_read: reader::OpenSegments::default(),
             committer: Cell::new(None),
             stopped: Cell::new(false),
             failed_at: Cell::new(None),
@@ -125,19 +150,71 @@ impl Storage {
         let inner = &*self.0;
         let receipt = inner.spool.borrow_mut().append(message);
         let batch = Spool::batch_of(&receipt);
-        let mut outcomes = inner.outcomes.borrow_mut();
-        let outcome = match outcomes.last() {
-            Some((number, outcome)) if *number == batch => outcome.clone(),
-            _ => {
-                outcomes.push((batch, Rc::default()));
-                outcomes.last().map(|(_, outcome)| outcome.clone()).unwrap_or_default()
+        let fate = {
+            let mut awaited = inner.awaited.borrow_mut();
+            match awaited.back() {
+                Some((number, fate)) if *number == batch => fate.clone(),
+                _ => {
+                    let fate = Rc::<Fate>::default();
+                    awaited.push_back((batch, fate.clone()));
+                    fate
+                }
             }
         };
-        if let Some(waker) = inner.committer.take() {
-            inner.net.note_runnable();
-            waker.wake();
+        inner.wake_committer();
+        Commit { receipt, fate }
+    }
+
+    /// Puts an outcome into the batch that is filling. Returns the batch, and the generation of
+    /// the segment that will hold it.
+    pub fn append_outcome<R: AsRef<str>>(&self, outcome: &NewOutcome<'_, R>) -> (BatchNumber, u64) {
+        let appended = self.0.spool.borrow_mut().append_outcome(outcome);
+        self.0.wake_committer();
+        appended
+    }
+
+    /// Who is told what becomes of batches from now on.
+    pub fn set_watcher(&self, watcher: Rc<dyn Watcher>) {
+        self.0.watcher.replace(Some(watcher));
+    }
+
+    /// The oldest generation that is still written to.
+    pub fn oldest_in_use(&self) -> u64 {
+        self.0.spool.borrow().oldest_in_use()
+    }
+
+    /// Removes a segment that nothing needs, or puts it aside where it is damaged. Its name is off
+    /// the disk for good when this returns.
+    pub async fn remove_segment(&self, generation: u64, damaged: bool) -> io::Result<()> {
+        let _operation = self.0.net.ring_operation();
+        self.0.segments_read.forget(generation).await;
+        let from = self.0.directory.file(&segment_name(generation));
+        if damaged {
+            let to = self.0.directory.file(&quarantine_name(generation));
+            glommio::io::rename(from, to).await.map_err(into_io)?;
+        } else {
+            glommio::io::remove(from).await.map_err(into_io)?;
         }
-        Commit { receipt, outcome }
+        sync_directory(self.0.directory.path()).await
+    }
+
+    /// Removes the spill file of a message whose outcome is on stable storage. Should that fail,
+    /// the next start removes it.
+    pub async fn remove_spill(&self, id: QueueId) {
+        let _operation = self.0.net.ring_operation();
+        let path = self.0.directory.file(&spill_name(id));
+        let _ = glommio::io::remove(path).await;
+    }
+
+    /// Reads a record back; the octets are those of the whole record.
+    pub async fn read_record(&self, location: Location) -> io::Result<Vec<u8>> {
+        let _operation = self.0.net.ring_operation();
+        self.0.segments_read.read(&self.0.directory, location).await
+    }
+
+    /// Opens a message's spill file to read it back.
+    pub async fn open_spill(&self, id: QueueId) -> io::Result<SpillReader> {
+        SpillReader::open(&self.0.net, &self.0.directory, id).await
     }
 
     /// A file for a message that is too large for the log.
@@ -177,6 +254,8 @@ impl Storage {
             // Everything acknowledged was synced: nothing is lost if closing fails.
             let _ = segment.file.close().await;
         }
+        self.0.watcher.take();
+        self.0.segments_read.close().await;
     }
 
     async fn next_batch(&self) -> Option<Batch> {
@@ -196,18 +275,38 @@ impl Storage {
         if self.0.failed_at.take().is_some() {
             eprintln!("gatepost: {}: storage works again", self.0.directory.path().display());
         }
-        // Batches are committed in order: the oldest outcome is this batch's.
-        let (_, outcome) = self.0.outcomes.borrow_mut().remove(0);
-        self.settle(&outcome, Ok(synced));
+        let batch = synced.batch();
+        // Batches are committed in order: the oldest one awaited is this one, if anybody waits.
+        let front = {
+            let mut awaited = self.0.awaited.borrow_mut();
+            awaited.pop_front_if(|(number, _)| *number == batch)
+        };
+        if let Some((_, fate)) = front {
+            self.settle(&fate, Ok(synced));
+        }
+        let watcher = self.0.watcher.borrow().clone();
+        if let Some(watcher) = watcher {
+            watcher.synced(batch);
+        }
     }
 
     fn fail(&self, error: &io::Error) {
         let failed = self.0.spool.borrow_mut().failed();
         let _ = self.report(error);
-        let outcomes: Vec<_> =
-            self.0.outcomes.borrow_mut().extract_if(.., |(number, _)| failed.contains(number)).collect();
-        for (_, outcome) in outcomes {
-            self.settle(&outcome, Err(CommitError));
+        let mut fates = Vec::new();
+        self.0.awaited.borrow_mut().retain(|(number, fate)| {
+            let lost = failed.contains(number);
+            if lost {
+                fates.push(fate.clone());
+            }
+            !lost
+        });
+        for fate in fates {
+            self.settle(&fate, Err(CommitError));
+        }
+        let watcher = self.0.watcher.borrow().clone();
+        if let Some(watcher) = watcher {
+            watcher.failed(&failed);
         }
     }
 
@@ -227,10 +326,10 @@ impl Storage {
         CommitError
     }
 
-    fn settle(&self, outcome: &Outcome, result: Result<Synced, CommitError>) {
-        outcome.result.set(Some(result));
+    fn settle(&self, fate: &Fate, result: Result<Synced, CommitError>) {
+        fate.result.set(Some(result));
         self.0.net.note_runnable();
-        for waker in outcome.wakers.take() {
+        for waker in fate.wakers.take() {
             waker.wake();
         }
     }
@@ -276,6 +375,15 @@ impl Storage {
         write_all(file, header.to_vec(), 0).await?;
         sync_directory(self.0.directory.path()).await?;
         Ok(capacity)
+    }
+}
+
+impl Inner {
+    fn wake_committer(&self) {
+        if let Some(waker) = self.committer.take() {
+            self.net.note_runnable();
+            waker.wake();
+        }
     }
 }
 

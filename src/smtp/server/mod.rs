@@ -370,6 +370,19 @@ impl Session {
         }
     }
 
+    /// The next hop has refused the message for all its recipients, and it is not kept: passes the
+    /// refusal on, a reply line without its line end. It is not the client's error (E7).
+    ///
+    //= [MS-OXSMTP] AcknowledgementDelay
+    pub fn handle_refusal(&mut self, now: Instant, line: &str) {
+        if matches!(self.state, State::Committing(_)) {
+            self.last_input = now;
+            self.end_transaction();
+            self.replies.extend_from_slice(line.as_bytes());
+            self.replies.extend_from_slice(b"\r\n");
+        }
+    }
+
     /// The message could not be made durable and is not kept.
     pub fn handle_commit_failure(&mut self, now: Instant) {
         if matches!(self.state, State::Committing(_)) {

@@ -58,7 +58,7 @@ fn a_full_envelope_refuses_last() {
     say(&mut session, now, "DATA\r\n", Verdict::Accept);
     let envelope = session.envelope().expect("an envelope");
     assert_eq!(envelope.recipient_count(), accepted);
-    assert!(envelope.recipients().all(|recipient| recipient.len() == 64 + 1 + domain.len()));
+    assert!(envelope.recipients().all(|recipient| recipient.path.len() == 64 + 1 + domain.len()));
 }
 
 #[test]

@@ -4,15 +4,18 @@ use super::{Hello, Input, Query, Session, State, Step};
 use crate::limits::HELLO_MAX_OCTETS;
 use crate::smtp::address::{Mailbox, Path};
 use crate::smtp::command::{self, Command, Number, PathError, Verb};
-use crate::smtp::envelope::{BodyType, Envelope};
+use crate::smtp::dsn::{self, Notify, Ret};
+use crate::smtp::envelope::{BodyType, Envelope, RecipientParameters, SenderParameters};
 use crate::smtp::reply::Reply;
 use std::io::Write as _;
 
 /// The parameters of MAIL.
 #[derive(Default)]
-struct MailParameters {
+struct MailParameters<'b> {
     size: Option<Number>,
     body_type: Option<BodyType>,
+    ret: Option<Ret>,
+    envid: Option<&'b [u8]>,
 }
 
 impl Session {
@@ -65,20 +68,20 @@ impl Session {
             let size = self.profile.message_size_max.unwrap_or(0);
             let _ = write!(
                 self.replies,
-                "250-SIZE {size}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+                "250-SIZE {size}\r\n250-PIPELINING\r\n250-DSN\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
             );
         }
     }
 
     fn mail<'b>(&mut self, arguments: &'b [u8]) -> Option<Step<'b>> {
         match self.check_mail(arguments) {
-            Ok((path, body_type)) => {
+            Ok((path, parameters)) => {
                 let mut envelope = std::mem::take(&mut self.spare);
                 let mailbox = match &path {
                     Path::Null => None,
                     Path::Mailbox(mailbox) => Some(mailbox),
                 };
-                envelope.begin(mailbox, self.profile.default_domain.as_deref(), body_type);
+                envelope.begin(mailbox, self.profile.default_domain.as_deref(), parameters);
                 self.state = State::SenderPending(envelope);
                 Some(Step::Decide(Query::Sender))
             }
@@ -94,7 +97,7 @@ impl Session {
         }
     }
 
-    fn check_mail<'b>(&self, arguments: &'b [u8]) -> Result<(Path<'b>, BodyType), Reply> {
+    fn check_mail<'b>(&self, arguments: &'b [u8]) -> Result<(Path<'b>, SenderParameters<'b>), Reply> {
         if self.hello.is_none() {
             return Err(Reply::HelloFirst);
         }
@@ -118,7 +121,8 @@ impl Session {
         if let Path::Mailbox(mailbox) = &path {
             self.check_qualified(mailbox)?;
         }
-        Ok((path, parameters.body_type.unwrap_or_default()))
+        let MailParameters { body_type, ret, envid, .. } = parameters;
+        Ok((path, SenderParameters { body_type: body_type.unwrap_or_default(), ret, envid }))
     }
 
     /// C11: without a domain an address can only be qualified with a configured one.
@@ -145,8 +149,8 @@ impl Session {
         }
         let (State::Mail(mut envelope) | State::Recipients(mut envelope)) = self.take_state() else { return None };
         match self.check_rcpt(arguments) {
-            Ok(mailbox) => {
-                let added = envelope.add_recipient(&mailbox, self.qualification(&mailbox));
+            Ok((mailbox, parameters)) => {
+                let added = envelope.add_recipient(&mailbox, self.qualification(&mailbox), parameters);
                 self.state = State::RecipientPending { envelope, added };
                 Some(Step::Decide(Query::Recipient(mailbox)))
             }
@@ -157,20 +161,17 @@ impl Session {
         }
     }
 
-    fn check_rcpt<'b>(&self, arguments: &'b [u8]) -> Result<Mailbox<'b>, Reply> {
+    fn check_rcpt<'b>(&self, arguments: &'b [u8]) -> Result<(Mailbox<'b>, RecipientParameters<'b>), Reply> {
         let (path, rest) = command::path_argument(arguments, b"TO:").map_err(|error| match error {
             PathError::Keyword => Reply::UnrecognizedParameter,
             PathError::Address => Reply::InvalidRecipient,
         })?;
         let Path::Mailbox(mailbox) = path else { return Err(Reply::InvalidRecipient) };
-        // No parameter of RCPT is offered.
-        if command::parameters(rest).next().is_some() {
-            return Err(Reply::InvalidArguments);
-        }
+        let parameters = recipient_parameters(rest).ok_or(Reply::InvalidArguments)?;
         if !mailbox.is_postmaster() {
             self.check_qualified(&mailbox)?;
         }
-        Ok(mailbox)
+        Ok((mailbox, parameters))
     }
 
     /// The domain that completes an unqualified recipient; a bare Postmaster stays as it is.
@@ -227,28 +228,56 @@ impl Session {
     }
 }
 
-/// `None`: an unknown, malformed or doubled parameter (C7).
-fn mail_parameters(input: &[u8]) -> Option<MailParameters> {
+/// The parameters of MAIL. `None`: one is unknown, malformed or doubled (C7).
+fn mail_parameters(input: &[u8]) -> Option<MailParameters<'_>> {
     let mut found = MailParameters::default();
     for parameter in command::parameters(input) {
         let parameter = parameter?;
-        if parameter.keyword.eq_ignore_ascii_case(b"SIZE") {
-            let size = command::number(parameter.value?)?;
-            if found.size.replace(size).is_some() {
-                return None;
-            }
-        } else if parameter.keyword.eq_ignore_ascii_case(b"BODY") {
-            let body_type = match parameter.value? {
-                value if value.eq_ignore_ascii_case(b"7BIT") => BodyType::SevenBit,
-                value if value.eq_ignore_ascii_case(b"8BITMIME") => BodyType::EightBitMime,
-                _ => return None,
-            };
-            if found.body_type.replace(body_type).is_some() {
-                return None;
-            }
+        let value = parameter.value?;
+        let is = |keyword: &[u8]| parameter.keyword.eq_ignore_ascii_case(keyword);
+        if is(b"SIZE") {
+            once(&mut found.size, command::number(value))?;
+        } else if is(b"BODY") {
+            once(&mut found.body_type, body_type(value))?;
+        } else if is(b"RET") {
+            once(&mut found.ret, Ret::parse(value))?;
+        } else if is(b"ENVID") {
+            once(&mut found.envid, dsn::is_envid(value).then_some(value))?;
         } else {
             return None;
         }
     }
     Some(found)
+}
+
+fn body_type(value: &[u8]) -> Option<BodyType> {
+    if value.eq_ignore_ascii_case(b"7BIT") {
+        Some(BodyType::SevenBit)
+    } else if value.eq_ignore_ascii_case(b"8BITMIME") {
+        Some(BodyType::EightBitMime)
+    } else {
+        None
+    }
+}
+
+/// The parameters of RCPT. `None`: one is unknown, malformed or doubled (C7).
+fn recipient_parameters(input: &[u8]) -> Option<RecipientParameters<'_>> {
+    let mut found = RecipientParameters::default();
+    for parameter in command::parameters(input) {
+        let parameter = parameter?;
+        let value = parameter.value?;
+        if parameter.keyword.eq_ignore_ascii_case(b"NOTIFY") {
+            once(&mut found.notify, Notify::parse(value))?;
+        } else if parameter.keyword.eq_ignore_ascii_case(b"ORCPT") {
+            once(&mut found.orcpt, dsn::is_orcpt(value).then_some(value))?;
+        } else {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// Notes a parameter's value. `None`: it is malformed, or the parameter was there before.
+fn once<T>(slot: &mut Option<T>, value: Option<T>) -> Option<()> {
+    slot.replace(value?).is_none().then_some(())
 }

@@ -15,8 +15,9 @@
 
 use gatepost::limits::{BODY_IN_MEMORY_MAX_OCTETS, COMMAND_LINE_MAX_OCTETS, REPLIES_MAX_OCTETS};
 use gatepost::policy::{self, AcceptedDomains, AddressRanges, RateTable, RecipientVerdict, SlotCount, SourceHasher};
-use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader, StoredEnvelope};
+use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader};
 use gatepost::queue::spool::{Resume, Spool};
+use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::QueueId;
 use gatepost::smtp::reply::Reply;
 use gatepost::smtp::server::{Profile, Query, Session, Step, Verdict};
@@ -76,7 +77,14 @@ pub struct Stored {
     pub id: QueueId,
     pub received: Vec<u8>,
     pub content: Vec<u8>,
-    pub envelope: StoredEnvelope,
+    /// As in the record.
+    pub envelope: Vec<u8>,
+}
+
+impl Stored {
+    pub fn envelope(&self) -> StoredEnvelope<'_> {
+        StoredEnvelope::decode(&self.envelope).expect("an envelope")
+    }
 }
 
 /// A message that is arriving.
@@ -353,7 +361,7 @@ impl Driver {
             id: header.id,
             received: received.to_vec(),
             content: content.to_vec(),
-            envelope: record.stored_envelope().expect("an envelope"),
+            envelope: record.envelope.to_vec(),
         });
         let durable = self.spool.synced().and_then(|synced| synced.prove(&receipt)).expect("a proof");
         assert_eq!(durable.queue_id(), header.id);

@@ -45,13 +45,26 @@ pub enum Directive {
     /// The next stored message; `None`: whatever its content.
     Message(Option<Vec<u8>>),
     /// The envelope of that message.
-    Envelope {
-        from: String,
-        to: Vec<String>,
-        eight_bit: bool,
-    },
+    Envelope(Envelope),
     /// The Received field of that message; `{id}` stands for its id.
     Received(String),
+}
+
+/// An envelope, its parameters as they are written.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    pub from: String,
+    pub to: Vec<Recipient>,
+    pub eight_bit: bool,
+    pub ret: Option<String>,
+    pub envid: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recipient {
+    pub path: String,
+    pub notify: Option<String>,
+    pub orcpt: Option<String>,
 }
 
 pub fn parse(text: &str) -> Result<Transcript, String> {
@@ -141,23 +154,34 @@ fn directive_of(word: &str, rest: &str) -> Result<Directive, String> {
     }
 }
 
-/// `from=<a@b> to=<c@d>,<e@f> body=8BITMIME`. Quoted local parts with spaces or commas: no.
+/// `from=<a@b> to=<c@d>,<e@f> notify=NEVER body=8BITMIME`. Quoted local parts with spaces or commas: no.
 fn envelope(words: &[&str]) -> Result<Directive, String> {
+    let value = |text: &str| String::from_utf8(repeated(text)?).map_err(|error| error.to_string());
     let path = |text: &str| {
         let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>'));
-        let octets = repeated(inner.ok_or_else(|| format!("{text} is no path"))?)?;
-        String::from_utf8(octets).map_err(|error| error.to_string())
+        value(inner.ok_or_else(|| format!("{text} is no path"))?)
     };
-    let (mut from, mut to, mut eight_bit) = (None, Vec::new(), false);
+    let mut from = None;
+    let mut envelope = Envelope::default();
     for word in words {
-        match word.split_once('=') {
-            Some(("from", text)) => from = Some(path(text)?),
-            Some(("to", text)) => to = text.split(',').map(path).collect::<Result<_, _>>()?,
-            Some(("body", "8BITMIME")) => eight_bit = true,
+        let (key, text) = word.split_once('=').ok_or_else(|| format!("{word} is not key=value"))?;
+        match (key, envelope.to.last_mut()) {
+            ("from", _) => from = Some(path(text)?),
+            ("to", _) => {
+                for text in text.split(',') {
+                    envelope.to.push(Recipient { path: path(text)?, ..Recipient::default() });
+                }
+            }
+            ("notify", Some(recipient)) => recipient.notify = Some(value(text)?),
+            ("orcpt", Some(recipient)) => recipient.orcpt = Some(value(text)?),
+            ("ret", _) => envelope.ret = Some(value(text)?),
+            ("envid", _) => envelope.envid = Some(value(text)?),
+            ("body", _) if text == "8BITMIME" => envelope.eight_bit = true,
             _ => return Err(format!("not part of an envelope: {word}")),
         }
     }
-    Ok(Directive::Envelope { from: from.ok_or("an envelope needs from=<..>")?, to, eight_bit })
+    envelope.from = from.ok_or("an envelope needs from=<..>")?;
+    Ok(Directive::Envelope(envelope))
 }
 
 fn defaults() -> Settings {
@@ -233,6 +257,7 @@ fn ehlo(settings: &Settings) -> Vec<Act> {
         Act::Server(format!("250-{} Hello [{}]", settings.profile.hostname, settings.client)),
         Act::Server(format!("250-SIZE {size}")),
         Act::Server("250-PIPELINING".to_owned()),
+        Act::Server("250-DSN".to_owned()),
         Act::Server("250-8BITMIME".to_owned()),
         Act::Server("250 ENHANCEDSTATUSCODES".to_owned()),
     ]

@@ -1,0 +1,243 @@
+//! What became of a message's recipients: the outcome record.
+//!
+//! A record of kind 3 has, in the envelope's place, one field per recipient that is settled: tag,
+//! 1 octet; length, 4; value. All numbers are little-endian.
+//!
+//! | tag | value | means |
+//! |---|---|---|
+//! | 1 | status, 1 octet; reply | all recipients that no other outcome has settled |
+//! | 2 | place in the envelope, 4 octets; status, 1; reply | this recipient |
+//!
+//! The reply is the next hop's last line, printable ASCII, or empty. A recipient is settled once;
+//! of two outcomes for one recipient the first holds. But a message that is withdrawn is so for
+//! all its recipients, whatever was written before.
+
+use super::record::{Kind, Record, Stamp, Unsealed, begin_record};
+use crate::smtp::QueueId;
+
+const TAG_ALL: u8 = 1;
+const TAG_ONE: u8 = 2;
+/// Octets of a field before its reply, at most.
+const FIELD_OCTETS: usize = 10;
+
+/// What has become of a recipient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// Still to be delivered.
+    #[default]
+    Pending = 0,
+    /// The next hop took the message.
+    Delivered = 1,
+    /// The next hop refused it for good.
+    Failed = 2,
+    /// `--queue-lifetime` passed.
+    Expired = 3,
+    /// The refusal was passed on to the client, which so keeps the message ([MS-OXSMTP]
+    /// AcknowledgementDelay).
+    Withdrawn = 4,
+}
+
+impl Status {
+    /// Whether the sender is still owed a report.
+    pub fn is_undeliverable(self) -> bool {
+        matches!(self, Status::Failed | Status::Expired)
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Status::Delivered, Status::Failed, Status::Expired, Status::Withdrawn]
+            .into_iter()
+            .find(|status| *status as u8 == number)
+    }
+}
+
+/// One recipient that is settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled<R> {
+    /// Its place in the envelope.
+    pub recipient: u32,
+    /// What became of it.
+    pub status: Status,
+    /// The next hop's reply, or what this server says instead.
+    pub reply: R,
+}
+
+/// An outcome on its way into the spool.
+#[derive(Clone, Copy, Debug)]
+pub struct NewOutcome<'a, R> {
+    /// The message.
+    pub id: QueueId,
+    /// When it was known, milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// Whom it settles.
+    pub settles: Settles<'a, R>,
+}
+
+/// Whom an outcome settles.
+#[derive(Clone, Copy, Debug)]
+pub enum Settles<'a, R> {
+    /// All recipients that are not settled yet.
+    Rest(Status, R),
+    /// These.
+    These(&'a [Settled<R>]),
+}
+
+impl<R: AsRef<str>> NewOutcome<'_, R> {
+    /// Octets that the record takes at most.
+    pub fn octets(&self) -> usize {
+        let fields = match &self.settles {
+            Settles::Rest(_, reply) => FIELD_OCTETS + reply.as_ref().len(),
+            Settles::These(settled) => settled.iter().map(|one| FIELD_OCTETS + one.reply.as_ref().len()).sum(),
+        };
+        super::record::HEADER_OCTETS + fields + 8
+    }
+
+    /// Appends the record to `out`, whose length must be a multiple of 8.
+    pub fn encode(&self, out: &mut Vec<u8>, stamp: Stamp) {
+        let start = begin_record(out);
+        let fields = out.len();
+        match &self.settles {
+            Settles::Rest(status, reply) => put(out, TAG_ALL, &[], *status, reply.as_ref()),
+            Settles::These(settled) => {
+                for one in *settled {
+                    put(out, TAG_ONE, &one.recipient.to_le_bytes(), one.status, one.reply.as_ref());
+                }
+            }
+        }
+        let octets = out.len() - fields;
+        Unsealed { kind: Kind::Outcome, id: self.id, unix_ms: self.unix_ms, message_octets: 0, message_crc: 0 }
+            .end_record(out, start, octets, stamp);
+    }
+}
+
+fn put(out: &mut Vec<u8>, tag: u8, place: &[u8], status: Status, reply: &str) {
+    out.push(tag);
+    let octets = u32::try_from(place.len() + 1 + reply.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&octets.to_le_bytes());
+    out.extend_from_slice(place);
+    out.push(status as u8);
+    out.extend_from_slice(reply.as_bytes());
+}
+
+/// What is known of each recipient of a message, from its outcomes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statuses {
+    /// By place in the envelope; shorter than the envelope while the rest is pending.
+    settled: Vec<(Status, Box<str>)>,
+}
+
+impl Statuses {
+    /// Adds what an outcome record says of a message with so many recipients. False: it is not
+    /// what this version writes.
+    pub fn add(&mut self, outcome: &Record<'_>, recipients: usize) -> bool {
+        let mut rest = outcome.envelope;
+        self.settled.resize(recipients, (Status::Pending, "".into()));
+        while let Some((&tag, after)) = rest.split_first() {
+            let Some((length, after)) = after.split_first_chunk::<4>() else { return false };
+            let Some((value, after)) = after.split_at_checked(u32::from_le_bytes(*length) as usize) else {
+                return false;
+            };
+            let (range, value) = match (tag, value.split_first_chunk::<4>()) {
+                (TAG_ALL, _) => (0..recipients, value),
+                (TAG_ONE, Some((place, value))) => {
+                    let place = u32::from_le_bytes(*place) as usize;
+                    if place >= recipients {
+                        return false;
+                    }
+                    (place..place + 1, value)
+                }
+                _ => return false,
+            };
+            let Some((&status, reply)) = value.split_first() else { return false };
+            let Some(status) = Status::from_number(status) else { return false };
+            for one in &mut self.settled[range] {
+                if one.0 == Status::Pending || status == Status::Withdrawn {
+                    *one = (status, String::from_utf8_lossy(reply).into());
+                }
+            }
+            rest = after;
+        }
+        true
+    }
+
+    /// What has become of a recipient, and the reply that said so.
+    pub fn of(&self, recipient: usize) -> (Status, &str) {
+        self.settled.get(recipient).map_or((Status::Pending, ""), |(status, reply)| (*status, reply))
+    }
+
+    /// Whether every recipient is settled and nobody is owed a report: the message is done with.
+    pub fn is_finished(&self) -> bool {
+        !self.settled.is_empty()
+            && self.settled.iter().all(|(status, _)| matches!(status, Status::Delivered | Status::Withdrawn))
+    }
+
+    /// Whether nothing is left to be tried.
+    pub fn are_all_settled(&self) -> bool {
+        !self.settled.is_empty() && self.settled.iter().all(|(status, _)| *status != Status::Pending)
+    }
+
+    /// The statuses alone, by place in the envelope; empty while nothing is known.
+    pub fn to_boxed(&self) -> Box<[Status]> {
+        self.settled.iter().map(|(status, _)| *status).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::RecordHeader;
+    use super::*;
+
+    fn stored(settles: Settles<'_, &str>) -> Vec<u8> {
+        let outcome = NewOutcome { id: QueueId::from_number(7), unix_ms: 8, settles };
+        let mut out = Vec::new();
+        outcome.encode(&mut out, Stamp { key: 1, generation: 2, sequence: 3 });
+        assert!(out.len() <= outcome.octets() && out.len().is_multiple_of(8));
+        out
+    }
+
+    fn statuses(outcomes: &[Vec<u8>], recipients: usize) -> Option<Statuses> {
+        let mut statuses = Statuses::default();
+        for octets in outcomes {
+            let header = RecordHeader::decode(octets).expect("a header");
+            assert_eq!((header.kind, header.id.number(), header.unix_ms), (Kind::Outcome, 7, 8));
+            let record = Record::decode(header, octets).expect("a record");
+            if !statuses.add(&record, recipients) {
+                return None;
+            }
+        }
+        Some(statuses)
+    }
+
+    fn one(recipient: u32, status: Status, reply: &str) -> Settled<&str> {
+        Settled { recipient, status, reply }
+    }
+
+    #[test]
+    fn outcomes_add_up() {
+        let first = stored(Settles::These(&[one(2, Status::Failed, "550 no"), one(0, Status::Delivered, "")]));
+        let second = stored(Settles::Rest(Status::Expired, "too old"));
+        let after_first = statuses(std::slice::from_ref(&first), 3).expect("readable");
+        assert_eq!(after_first.of(0), (Status::Delivered, ""));
+        assert_eq!(after_first.of(1), (Status::Pending, ""));
+        assert_eq!(after_first.of(2), (Status::Failed, "550 no"));
+        assert!(!after_first.is_finished());
+        let after_both = statuses(&[first, second], 3).expect("readable");
+        assert_eq!(after_both.of(1), (Status::Expired, "too old"));
+        assert_eq!(after_both.of(2), (Status::Failed, "550 no"), "the first outcome holds");
+        assert!(!after_both.is_finished(), "a report is owed");
+    }
+
+    #[test]
+    fn delivered_to_all_is_finished() {
+        assert!(statuses(&[stored(Settles::Rest(Status::Delivered, ""))], 5).expect("readable").is_finished());
+        assert!(statuses(&[stored(Settles::Rest(Status::Withdrawn, "550 no"))], 1).expect("readable").is_finished());
+        let half = stored(Settles::These(&[one(0, Status::Delivered, "")]));
+        assert!(!statuses(std::slice::from_ref(&half), 2).expect("readable").is_finished());
+        assert!(!Statuses::default().is_finished());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told() {
+        assert_eq!(statuses(&[stored(Settles::These(&[one(3, Status::Delivered, "")]))], 3), None);
+    }
+}

@@ -1,0 +1,483 @@
+//! The queue in memory: which messages there are, what of them is still to be delivered, and when.
+//!
+//! A message's recipients wait in lanes, one per route: a lane is a first-in-first-out list of
+//! jobs, and a job is one message in one lane. A job is taken with [`Schedule::next`], and then
+//! deferred, put back, or ended; so it is in one place only, and two deliveries of one message in
+//! one lane never overlap. What waits costs at most 128 octets a message with one lane: envelopes
+//! and contents are read from the spool at the attempt, unless the driver still has them (`H`).
+//!
+//! It also keeps the account of the segments. A segment is removable when no message in it is
+//! needed, it is not written to, and no segment is left whose messages its outcomes settle: were
+//! it removed earlier, those messages would come back to life at the next start.
+//!
+//! Methods in order: construction and messages, lanes, outcomes, segments.
+
+use super::outcome::{Settled, Status};
+use super::recover::{FoundSegment, Live};
+use super::spool::Location;
+use crate::smtp::QueueId;
+use slab::Slab;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::rc::Rc;
+
+/// A message's place in the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageKey(u32);
+
+/// One message in one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Job {
+    /// The message.
+    pub message: MessageKey,
+    /// The lane.
+    pub lane: u16,
+    /// Attempts that failed so far.
+    pub attempts: u16,
+}
+
+/// What the schedule knows of a message.
+#[derive(Debug)]
+pub struct Message<H> {
+    /// Its id.
+    pub id: QueueId,
+    /// Where its record is.
+    pub location: Location,
+    /// Octets of the message.
+    pub octets: u64,
+    /// What the driver still has of it.
+    pub hot: Option<Rc<H>>,
+    /// How many recipients it has.
+    pub recipients: u32,
+    /// Whether it is in a spill file.
+    pub spilled: bool,
+    /// Recipients that are settled, by place in the envelope; empty: none is.
+    statuses: Box<[Status]>,
+    /// Jobs that have not ended.
+    jobs: u16,
+    /// Outcomes that are not on stable storage yet.
+    unrecorded: u16,
+}
+
+const _: () = assert!(size_of::<Message<()>>() + size_of::<usize>() + 2 * size_of::<(u64, Job)>() <= 128);
+
+impl<H> Message<H> {
+    /// What has become of a recipient.
+    pub fn status(&self, recipient: usize) -> Status {
+        self.statuses.get(recipient).copied().unwrap_or_default()
+    }
+
+    /// Whether a report is owed: it stays in the queue though nothing is tried any more.
+    fn is_undeliverable(&self) -> bool {
+        self.statuses.iter().any(|status| status.is_undeliverable())
+    }
+
+    fn has_pending(&self) -> bool {
+        self.statuses.is_empty() || self.statuses.contains(&Status::Pending)
+    }
+
+    /// Milliseconds since the Unix epoch of its arrival: ids are made of them.
+    pub fn arrived_unix_ms(&self) -> u64 {
+        self.id.unix_ms()
+    }
+}
+
+/// A message that is done with; what it took can be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Its id.
+    pub id: QueueId,
+    /// Octets of the message.
+    pub octets: u64,
+    /// Whether there is a spill file to remove.
+    pub spilled: bool,
+    /// It was the last one needed in its segment.
+    pub emptied_segment: bool,
+}
+
+#[derive(Debug, Default)]
+struct Segment {
+    /// Messages in it that are needed.
+    live: u32,
+    settles: BTreeSet<u64>,
+    damaged: bool,
+    /// It is being removed.
+    going: bool,
+}
+
+/// The queue of one shard.
+#[derive(Debug)]
+pub struct Schedule<H> {
+    messages: Slab<Message<H>>,
+    lanes: Vec<VecDeque<Job>>,
+    deferred: BinaryHeap<Reverse<(u64, Job)>>,
+    segments: BTreeMap<u64, Segment>,
+}
+
+impl<H> Schedule<H> {
+    /// An empty queue with this many lanes.
+    pub fn new(lanes: usize) -> Self {
+        Schedule {
+            messages: Slab::new(),
+            lanes: (0..lanes).map(|_| VecDeque::new()).collect(),
+            deferred: BinaryHeap::new(),
+            segments: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what recovery found.
+    pub fn resume(&mut self, live: Vec<Live>, segments: Vec<FoundSegment>) {
+        for found in segments {
+            let segment = Segment { settles: found.settles, damaged: found.damaged, ..Segment::default() };
+            self.segments.insert(found.generation, segment);
+        }
+        let present: BTreeSet<u64> = self.segments.keys().copied().collect();
+        for segment in self.segments.values_mut() {
+            segment.settles.retain(|generation| present.contains(generation));
+        }
+        self.messages.reserve(live.len());
+        for message in live {
+            let lanes = message.lanes;
+            let key = self.insert(Message {
+                id: message.id,
+                location: message.location,
+                octets: message.message_octets,
+                hot: None,
+                recipients: message.recipients,
+                spilled: message.spilled,
+                statuses: message.statuses,
+                jobs: 0,
+                unrecorded: 0,
+            });
+            self.enqueue(key, &lanes);
+        }
+    }
+
+    /// Adds a message that was made durable just now. Its jobs are begun by [`Self::enqueue`].
+    pub fn add(
+        &mut self,
+        id: QueueId,
+        location: Location,
+        octets: u64,
+        spilled: bool,
+        recipients: u32,
+        hot: Option<Rc<H>>,
+    ) -> MessageKey {
+        let statuses = Box::default();
+        self.insert(Message { id, location, octets, hot, recipients, spilled, statuses, jobs: 0, unrecorded: 0 })
+    }
+
+    fn insert(&mut self, message: Message<H>) -> MessageKey {
+        self.segments.entry(message.location.generation).or_default().live += 1;
+        // 2^32 messages would take 300 GB.
+        MessageKey(self.messages.insert(message) as u32)
+    }
+
+    /// Puts a message at the end of these lanes.
+    pub fn enqueue(&mut self, key: MessageKey, lanes: &[u16]) {
+        for &lane in lanes {
+            if let (Some(message), Some(queue)) =
+                (self.messages.get_mut(key.0 as usize), self.lanes.get_mut(usize::from(lane)))
+            {
+                message.jobs += 1;
+                queue.push_back(Job { message: key, lane, attempts: 0 });
+            }
+        }
+    }
+
+    /// A message that is in the queue.
+    pub fn message(&self, key: MessageKey) -> Option<&Message<H>> {
+        self.messages.get(key.0 as usize)
+    }
+
+    /// Lets go of what the driver still has of a message.
+    pub fn cool(&mut self, key: MessageKey) -> Option<Rc<H>> {
+        self.messages.get_mut(key.0 as usize)?.hot.take()
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// How many jobs wait in a lane, to be taken now.
+    pub fn waiting(&self, lane: u16) -> usize {
+        self.lanes.get(usize::from(lane)).map_or(0, VecDeque::len)
+    }
+
+    /// Takes the next job of a lane.
+    pub fn next(&mut self, lane: u16) -> Option<Job> {
+        self.lanes.get_mut(usize::from(lane))?.pop_front()
+    }
+
+    /// The job that [`Self::next`] would take.
+    pub fn peek(&self, lane: u16) -> Option<Job> {
+        self.lanes.get(usize::from(lane))?.front().copied()
+    }
+
+    /// Puts a job back where it was taken: it was not its turn.
+    pub fn put_back(&mut self, job: Job) {
+        if let Some(queue) = self.lanes.get_mut(usize::from(job.lane)) {
+            queue.push_front(job);
+        }
+    }
+
+    /// Lets a job wait until `due_ms`.
+    pub fn defer(&mut self, job: Job, due_ms: u64) {
+        self.deferred.push(Reverse((due_ms, Job { attempts: job.attempts.saturating_add(1), ..job })));
+    }
+
+    /// Moves the jobs whose time has come to their lanes.
+    pub fn release_due(&mut self, now_ms: u64) {
+        while let Some(&Reverse((due_ms, job))) = self.deferred.peek()
+            && due_ms <= now_ms
+        {
+            self.deferred.pop();
+            if let Some(queue) = self.lanes.get_mut(usize::from(job.lane)) {
+                queue.push_back(job);
+            }
+        }
+    }
+
+    /// When [`Self::release_due`] has something to do.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.deferred.peek().map(|Reverse((due_ms, _))| *due_ms)
+    }
+
+    /// Notes what became of recipients; an outcome that says so must be written, and
+    /// [`Self::recorded`] called when it is on stable storage. Those that are settled stay as they
+    /// are.
+    pub fn settle<R>(&mut self, key: MessageKey, settled: &[Settled<R>]) {
+        let Some(message) = self.messages.get_mut(key.0 as usize) else { return };
+        if message.statuses.is_empty() {
+            message.statuses = vec![Status::Pending; message.recipients as usize].into();
+        }
+        message.unrecorded += 1;
+        for one in settled {
+            if let Some(status @ Status::Pending) = message.statuses.get_mut(one.recipient as usize) {
+                *status = one.status;
+            }
+        }
+    }
+
+    /// Takes a message back whose recipients were all refused: the client is told instead.
+    pub fn withdraw(&mut self, key: MessageKey) {
+        if let Some(message) = self.messages.get_mut(key.0 as usize) {
+            message.statuses.fill(Status::Withdrawn);
+        }
+    }
+
+    /// The withdrawal could not be written: the refusals stand.
+    pub fn keep_withdrawn(&mut self, key: MessageKey) {
+        if let Some(message) = self.messages.get_mut(key.0 as usize) {
+            message.statuses.fill(Status::Failed);
+        }
+    }
+
+    /// Notes that an outcome about this message is in the segment with this generation.
+    pub fn outcome_is_in(&mut self, key: MessageKey, generation: u64) {
+        let Some(message) = self.messages.get(key.0 as usize) else { return };
+        let settled = message.location.generation;
+        let segment = self.segments.entry(generation).or_default();
+        if settled != generation {
+            segment.settles.insert(settled);
+        }
+    }
+
+    /// Ends a job: nothing is left to be done for the message in this lane.
+    pub fn end(&mut self, job: Job) -> Option<Finished> {
+        let message = self.messages.get_mut(job.message.0 as usize)?;
+        message.jobs = message.jobs.saturating_sub(1);
+        if message.jobs == 0 {
+            message.hot = None;
+        }
+        self.finish(job.message)
+    }
+
+    /// An outcome of this message is on stable storage.
+    pub fn recorded(&mut self, key: MessageKey) -> Option<Finished> {
+        let message = self.messages.get_mut(key.0 as usize)?;
+        message.unrecorded = message.unrecorded.saturating_sub(1);
+        self.finish(key)
+    }
+
+    /// Removes a message that is done with.
+    fn finish(&mut self, key: MessageKey) -> Option<Finished> {
+        let message = self.messages.get(key.0 as usize)?;
+        if message.jobs > 0 || message.unrecorded > 0 || message.has_pending() || message.is_undeliverable() {
+            return None;
+        }
+        let message = self.messages.remove(key.0 as usize);
+        let segment = self.segments.entry(message.location.generation).or_default();
+        segment.live = segment.live.saturating_sub(1);
+        let emptied_segment = segment.live == 0;
+        Some(Finished { id: message.id, octets: message.octets, spilled: message.spilled, emptied_segment })
+    }
+
+    /// A segment that nothing needs, older than the oldest in use; and whether it holds something
+    /// that is no record, so that it must be put aside rather than removed. It is told once; the
+    /// driver calls [`Self::segment_is_gone`] when its name is off the disk for good.
+    pub fn removable_segment(&mut self, oldest_in_use: u64) -> Option<(u64, bool)> {
+        let (&generation, segment) = self
+            .segments
+            .range_mut(..oldest_in_use)
+            .find(|(_, segment)| segment.live == 0 && segment.settles.is_empty() && !segment.going)?;
+        segment.going = true;
+        Some((generation, segment.damaged))
+    }
+
+    /// A segment's name is off the disk for good: what settled its messages is needed no more.
+    pub fn segment_is_gone(&mut self, generation: u64) {
+        self.segments.remove(&generation);
+        for segment in self.segments.values_mut() {
+            segment.settles.remove(&generation);
+        }
+    }
+
+    /// A segment could not be removed; it is tried again later.
+    pub fn segment_stays(&mut self, generation: u64) {
+        if let Some(segment) = self.segments.get_mut(&generation) {
+            segment.going = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(schedule: &mut Schedule<()>, id: u64, generation: u64, recipients: u32, lanes: &[u16]) -> MessageKey {
+        let location = Location { generation, offset: 72, octets: 80 };
+        let key = schedule.add(QueueId::from_number(id), location, 10, false, recipients, None);
+        schedule.enqueue(key, lanes);
+        key
+    }
+
+    fn settle(schedule: &mut Schedule<()>, key: MessageKey, recipient: u32, status: Status, generation: u64) {
+        schedule.settle(key, &[Settled { recipient, status, reply: "" }]);
+        schedule.outcome_is_in(key, generation);
+    }
+
+    #[test]
+    fn a_lane_is_first_in_first_out() {
+        let mut schedule = Schedule::new(2);
+        let first = add(&mut schedule, 1, 1, 1, &[0]);
+        let second = add(&mut schedule, 2, 1, 2, &[0, 1]);
+        assert_eq!((schedule.waiting(0), schedule.waiting(1)), (2, 1));
+        let job = schedule.next(0).expect("a job");
+        assert_eq!(job.message, first);
+        schedule.put_back(job);
+        let job = schedule.next(0).expect("a job");
+        assert_eq!(job.message, first);
+        schedule.defer(job, 100);
+        assert_eq!(schedule.next(0).map(|job| job.message), Some(second));
+        assert_eq!(schedule.next(0), None);
+        assert_eq!(schedule.next_due_ms(), Some(100));
+        schedule.release_due(99);
+        assert_eq!(schedule.next(0), None);
+        schedule.release_due(100);
+        assert_eq!(schedule.next(0).map(|job| (job.message, job.attempts)), Some((first, 1)));
+        assert_eq!(schedule.next(1).map(|job| job.message), Some(second));
+    }
+
+    #[test]
+    fn a_message_is_done_with_when_all_is_settled_and_recorded() {
+        let mut schedule = Schedule::new(2);
+        let key = add(&mut schedule, 1, 1, 2, &[0, 1]);
+        let (one, other) = (schedule.next(0).expect("a job"), schedule.next(1).expect("a job"));
+        settle(&mut schedule, key, 0, Status::Delivered, 1);
+        assert_eq!(schedule.end(one), None);
+        assert_eq!(schedule.recorded(key), None, "the other lane is pending");
+        settle(&mut schedule, key, 1, Status::Delivered, 1);
+        assert_eq!(schedule.end(other), None, "not recorded yet");
+        assert!(schedule.removable_segment(2).is_none());
+        let finished = schedule.recorded(key).expect("done with");
+        let expected = Finished { id: QueueId::from_number(1), octets: 10, spilled: false, emptied_segment: true };
+        assert_eq!(finished, expected);
+        assert!(schedule.removable_segment(1).is_none(), "still written to");
+        assert_eq!(schedule.removable_segment(2), Some((1, false)));
+        assert!(schedule.removable_segment(2).is_none(), "told once");
+    }
+
+    #[test]
+    fn undeliverable_mail_stays() {
+        let mut schedule = Schedule::new(1);
+        let key = add(&mut schedule, 1, 1, 2, &[0]);
+        let job = schedule.next(0).expect("a job");
+        settle(&mut schedule, key, 0, Status::Failed, 1);
+        settle(&mut schedule, key, 1, Status::Delivered, 1);
+        // Settled once: the first word holds.
+        settle(&mut schedule, key, 0, Status::Delivered, 1);
+        assert_eq!((schedule.end(job), schedule.recorded(key), schedule.recorded(key)), (None, None, None));
+        assert_eq!(schedule.recorded(key), None);
+        assert_eq!(schedule.message(key).expect("kept").status(0), Status::Failed);
+        assert!(schedule.removable_segment(9).is_none());
+    }
+
+    #[test]
+    fn an_outcome_outlives_its_messages_segment() {
+        let mut schedule = Schedule::new(1);
+        let in_one = add(&mut schedule, 1, 1, 1, &[0]);
+        let stuck = add(&mut schedule, 2, 1, 1, &[0]);
+        let in_two = add(&mut schedule, 3, 2, 1, &[0]);
+        for key in [in_one, in_two, stuck] {
+            let job = schedule.next(0).expect("a job");
+            if key == stuck {
+                schedule.put_back(job);
+                continue;
+            }
+            settle(&mut schedule, job.message, 0, Status::Delivered, 2);
+            let message = job.message;
+            let ended = schedule.end(job);
+            assert!(ended.or(schedule.recorded(message)).is_some());
+        }
+        // The jobs were taken in order: one and stuck were settled, three waits.
+        assert_eq!(schedule.removable_segment(3), Some((1, false)));
+        assert!(schedule.removable_segment(3).is_none(), "two settles one's messages, and one is still there");
+        schedule.segment_is_gone(1);
+        assert!(schedule.removable_segment(3).is_none(), "two has a message");
+        let job = schedule.next(0).expect("a job");
+        settle(&mut schedule, job.message, 0, Status::Delivered, 2);
+        schedule.end(job);
+        assert!(schedule.recorded(job.message).is_some());
+        assert_eq!(schedule.removable_segment(3), Some((2, false)));
+        schedule.segment_stays(2);
+        assert_eq!(schedule.removable_segment(3), Some((2, false)));
+    }
+
+    #[test]
+    fn goes_on_with_what_recovery_found() {
+        let live = |id, generation, statuses: &[Status], lanes: &[u16]| Live {
+            id: QueueId::from_number(id),
+            location: Location { generation, offset: 72, octets: 80 },
+            message_octets: 5,
+            spilled: false,
+            recipients: 2,
+            statuses: statuses.into(),
+            lanes: lanes.into(),
+        };
+        let segment = |generation, settles: &[u64], damaged| FoundSegment {
+            generation,
+            settles: settles.iter().copied().collect(),
+            damaged,
+        };
+        let mut schedule: Schedule<()> = Schedule::new(1);
+        schedule.resume(
+            vec![
+                live(1, 2, &[Status::Delivered, Status::Pending], &[0]),
+                live(2, 2, &[Status::Delivered, Status::Failed], &[0]),
+            ],
+            vec![segment(2, &[1], false), segment(3, &[2], true), segment(4, &[1], false)],
+        );
+        assert_eq!(schedule.removable_segment(9), Some((4, false)), "what it settles is gone already");
+        assert!(schedule.removable_segment(9).is_none());
+        let job = schedule.next(0).expect("a job");
+        assert_eq!(schedule.message(job.message).expect("there").status(1), Status::Pending);
+        settle(&mut schedule, job.message, 1, Status::Delivered, 5);
+        assert_eq!(schedule.end(job), None);
+        assert!(schedule.recorded(job.message).is_some());
+        let job = schedule.next(0).expect("a job");
+        assert_eq!(schedule.end(job), None, "undeliverable");
+        assert!(schedule.removable_segment(5).is_none());
+    }
+}

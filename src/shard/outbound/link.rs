@@ -1,0 +1,243 @@
+//! A connection to a next hop: the driver of `smtp::client`.
+
+use crate::limits::{NEXT_HOP_CONNECT_MS, READ_MAX_OCTETS};
+use crate::shard::Context;
+use crate::shard::net::{Connection, Nudge, Ready};
+use crate::shard::shared::{NextHop, Stage};
+use crate::smtp::client::{Failure, Session, Step, Timeouts, Transaction, Unsendable};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a turn of the dialogue came to.
+pub enum Event {
+    /// The next hop is ready for a transaction.
+    Ready,
+    /// It wants the content.
+    SendBody,
+    /// The transaction is over.
+    Answered,
+    /// Somebody nudged this connection's task, or the doorbell rang, while nothing was asked.
+    Nudged,
+    /// The connection is of no more use.
+    Lost(Lost),
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug)]
+pub enum Lost {
+    /// No name server knows its name, or has not answered yet.
+    Unresolved,
+    /// Connecting failed.
+    Connect(SocketAddr, io::Error),
+    /// The dialogue failed.
+    Dialogue(Failure),
+    /// The content could not be read to its end: the transaction was broken off.
+    Content(String),
+    /// It was ended in order.
+    Closed,
+    /// The process ends.
+    Ending,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Unresolved => f.write_str("its name has no address"),
+            Lost::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
+            Lost::Dialogue(failure) => failure.fmt(f),
+            Lost::Content(reason) => write!(f, "the message cannot be read: {reason}"),
+            Lost::Closed => f.write_str("the connection was closed"),
+            Lost::Ending => f.write_str("this server is stopping"),
+        }
+    }
+}
+
+/// A connection and its dialogue.
+pub struct Link {
+    context: Rc<Context>,
+    connection: Connection,
+    session: Session,
+    /// Input that the dialogue has not consumed.
+    left: Vec<u8>,
+}
+
+impl Link {
+    /// Connects, address by address, until one has answered the hello.
+    pub async fn open(context: &Rc<Context>, next_hop: &NextHop) -> Result<Link, Lost> {
+        let mut lost = Lost::Unresolved;
+        for &address in next_hop.addresses().iter() {
+            match Link::open_address(context, address).await {
+                Err(Lost::Ending) => return Err(Lost::Ending),
+                Err(reason) => lost = reason,
+                opened => return opened,
+            }
+        }
+        Err(lost)
+    }
+
+    async fn open_address(context: &Rc<Context>, address: SocketAddr) -> Result<Link, Lost> {
+        let failed = |error| Lost::Connect(address, error);
+        let delivery = &context.config.delivery;
+        let reply = delivery.next_hop_timeout;
+        let connection = Connection::connect(&context.net, address).map_err(failed)?;
+        connection.set_deadline(Some(context.net.now() + Duration::from_millis(NEXT_HOP_CONNECT_MS).min(reply)));
+        loop {
+            match connection.writable().await {
+                Ready::Socket => break connection.connect_result().map_err(failed)?,
+                Ready::Deadline => return Err(failed(io::ErrorKind::TimedOut.into())),
+                Ready::Bell if context.shared.stage() == Stage::Ending => return Err(Lost::Ending),
+                Ready::Bell => {}
+            }
+        }
+        let session = Session::new(context.hostname.clone(), Timeouts::from_reply(reply), context.net.now());
+        let mut link = Link { context: context.clone(), connection, session, left: Vec::new() };
+        loop {
+            match link.turn().await {
+                Event::Ready => return Ok(link),
+                Event::Lost(lost) => return Err(lost),
+                _ => {}
+            }
+        }
+    }
+
+    /// What wakes the task that waits for this connection.
+    pub fn nudge(&self) -> Nudge {
+        self.connection.nudge()
+    }
+
+    /// The dialogue.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Begins a transaction; nothing was asked before.
+    pub fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsendable> {
+        self.session.begin(self.context.net.now(), transaction)
+    }
+
+    /// Goes on with the dialogue until it comes to something.
+    pub async fn turn(&mut self) -> Event {
+        if let Some(event) = self.take_left() {
+            return event;
+        }
+        loop {
+            if let Err(lost) = self.flush().await {
+                return Event::Lost(lost);
+            }
+            self.connection.set_deadline(self.session.next_deadline());
+            match self.connection.ready().await {
+                Ready::Socket => {
+                    if let Some(event) = self.read() {
+                        return event;
+                    }
+                }
+                Ready::Deadline => {
+                    if let Some(failure) = self.session.handle_time(self.context.net.now()) {
+                        return Event::Lost(Lost::Dialogue(failure));
+                    }
+                }
+                Ready::Bell if self.context.shared.stage() == Stage::Ending => return Event::Lost(Lost::Ending),
+                Ready::Bell if self.session.is_idle() => return Event::Nudged,
+                Ready::Bell => {}
+            }
+        }
+    }
+
+    /// Waits for a nudge, or for the next hop to end the connection, at most this long. False: it
+    /// is of no more use.
+    pub async fn idle(&mut self, longest: Duration) -> bool {
+        self.connection.set_deadline(Some(self.context.net.now() + longest));
+        loop {
+            match self.connection.ready().await {
+                Ready::Bell => return true,
+                Ready::Deadline => return false,
+                // Whatever it says now, nobody asked: a 421, its end, or octets out of turn.
+                Ready::Socket => {
+                    if self.read().is_some() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_left(&mut self) -> Option<Event> {
+        if self.left.is_empty() {
+            return None;
+        }
+        let mut input = std::mem::take(&mut self.left);
+        let (consumed, event) = self.take_step(&input);
+        input.drain(..consumed);
+        self.left = input;
+        event
+    }
+
+    /// Reads what is there behind what was left.
+    fn read(&mut self) -> Option<Event> {
+        let context = self.context.clone();
+        let mut scratch = context.scratch.borrow_mut();
+        let start = self.left.len();
+        let buffer = scratch.get_mut(..READ_MAX_OCTETS)?;
+        // The dialogue takes whole lines, and refuses long ones: little is ever left.
+        buffer.get_mut(..start)?.copy_from_slice(&self.left);
+        match self.connection.read(&mut buffer[start..]) {
+            Ok(None) => None,
+            Ok(Some(0)) | Err(_) => Some(Event::Lost(Lost::Dialogue(self.session.handle_end()))),
+            Ok(Some(octets)) => {
+                let input = &buffer[..start + octets];
+                let (consumed, event) = self.take_step(input);
+                self.left.clear();
+                self.left.extend_from_slice(&input[consumed..]);
+                event
+            }
+        }
+    }
+
+    fn take_step(&mut self, input: &[u8]) -> (usize, Option<Event>) {
+        let now = self.context.net.now();
+        let (consumed, step) = self.session.step(now, input);
+        let event = match step {
+            Step::NeedMore => None,
+            Step::Ready => Some(Event::Ready),
+            Step::SendBody => Some(Event::SendBody),
+            Step::Answered => Some(Event::Answered),
+            Step::Failed(failure) => Some(Event::Lost(Lost::Dialogue(failure))),
+            Step::Closed => Some(Event::Lost(Lost::Closed)),
+        };
+        (consumed, event)
+    }
+
+    /// Sends what there is to send.
+    pub async fn flush(&mut self) -> Result<(), Lost> {
+        while !self.session.output().is_empty() {
+            match self.connection.write(self.session.output()) {
+                Ok(Some(sent)) => self.session.output_sent(self.context.net.now(), sent),
+                Ok(None) => {
+                    self.connection.set_deadline(self.session.next_deadline());
+                    match self.connection.writable().await {
+                        Ready::Deadline => {
+                            if let Some(failure) = self.session.handle_time(self.context.net.now()) {
+                                return Err(Lost::Dialogue(failure));
+                            }
+                        }
+                        Ready::Bell if self.context.shared.stage() == Stage::Ending => return Err(Lost::Ending),
+                        Ready::Socket | Ready::Bell => {}
+                    }
+                }
+                Err(_) => return Err(Lost::Dialogue(self.session.handle_end())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says goodbye without waiting for the answer.
+    pub async fn quit(mut self) {
+        self.session.quit(self.context.net.now());
+        // A next hop that does not read it is of no more interest.
+        let _ = self.connection.write(self.session.output());
+        self.connection.linger();
+    }
+}

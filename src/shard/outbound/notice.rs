@@ -1,0 +1,103 @@
+//! A session that waits for the next hop before it acknowledges ([MS-OXSMTP]
+//! AcknowledgementDelay).
+
+use crate::shard::net::Nudge;
+use std::cell::RefCell;
+
+/// What the session is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The 250: the message is durable, and what becomes of it is the queue's business.
+    Accept,
+    /// This refusal of the next hop: the message is withdrawn from the queue.
+    Refuse(String),
+}
+
+#[derive(Debug)]
+enum State {
+    /// Recipients are still to be answered; the refusal of the last one in the envelope so far.
+    Waiting(Option<(u32, String)>),
+    /// All were refused; the outcome that says so is on its way to the disk.
+    Withdrawing(String),
+    Done(Verdict),
+    /// The session has said 250 already.
+    GivenUp,
+}
+
+/// Shared by the session that waits and the deliveries that decide.
+#[derive(Debug)]
+pub struct Notice {
+    state: RefCell<State>,
+    session: Nudge,
+}
+
+impl Notice {
+    /// `session` is nudged when there is a verdict.
+    pub fn new(session: Nudge) -> Self {
+        Notice { state: RefCell::new(State::Waiting(None)), session }
+    }
+
+    /// The verdict, once there is one.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match &*self.state.borrow() {
+            State::Done(verdict) => Some(verdict.clone()),
+            _ => None,
+        }
+    }
+
+    /// The session waits no longer and says 250. False: the message is being withdrawn, so it must
+    /// wait for the verdict, which the disk owes.
+    pub fn give_up(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let may = !matches!(*state, State::Withdrawing(_));
+        if may {
+            *state = State::GivenUp;
+        }
+        may
+    }
+
+    /// Whether the session still waits for recipients to be answered.
+    pub fn is_waiting(&self) -> bool {
+        matches!(*self.state.borrow(), State::Waiting(_))
+    }
+
+    /// A recipient was refused for good, with this line.
+    pub fn refused(&self, place: u32, line: impl FnOnce() -> String) {
+        if let State::Waiting(last) = &mut *self.state.borrow_mut()
+            && last.as_ref().is_none_or(|(before, _)| *before <= place)
+        {
+            *last = Some((place, line()));
+        }
+    }
+
+    /// All recipients were refused. False: nobody waits for that any more.
+    pub fn withdraw(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        if let State::Waiting(Some((_, line))) = &mut *state {
+            *state = State::Withdrawing(std::mem::take(line));
+            return true;
+        }
+        false
+    }
+
+    /// The withdrawal is on stable storage, or could not be written.
+    pub fn withdrawn(&self, durable: bool) {
+        let line = match &mut *self.state.borrow_mut() {
+            State::Withdrawing(line) => std::mem::take(line),
+            _ => return,
+        };
+        self.done(if durable { Verdict::Refuse(line) } else { Verdict::Accept });
+    }
+
+    /// Ends the wait with a 250.
+    pub fn accept(&self) {
+        if self.is_waiting() {
+            self.done(Verdict::Accept);
+        }
+    }
+
+    fn done(&self, verdict: Verdict) {
+        self.state.replace(State::Done(verdict));
+        self.session.nudge();
+    }
+}

@@ -1,0 +1,310 @@
+//! What an attempt came to: outcomes for the spool, retries, and the verdict for a session that
+//! waits.
+//!
+//! A settled recipient is settled in memory at once, and nothing is sent to it again while this
+//! process lives. Its outcome goes into the spool's next batch; should the process end before that
+//! batch is on stable storage, the message is delivered once more: the one window for duplicates
+//! on this side. Outcomes whose batch failed are written again until storage works.
+
+use super::Context;
+use super::content::{Content, Unreadable};
+use super::notice::Notice;
+use crate::delivery::{RouteId, expired, recipient_domain};
+use crate::limits::TRANSACTION_RECIPIENTS_MAX;
+use crate::queue::outcome::{NewOutcome, Settled, Settles, Status};
+use crate::queue::schedule::{Finished, Job, MessageKey};
+use crate::queue::spool::BatchNumber;
+use crate::queue::stored::StoredEnvelope;
+use crate::shard::storage::Watcher;
+use crate::smtp::client::{Answer, Disposition};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+/// A stored reply; none for a delivered recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said(Option<Rc<str>>);
+
+impl AsRef<str> for Said {
+    fn as_ref(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+/// An outcome that is not on stable storage yet.
+pub struct Unrecorded {
+    batch: BatchNumber,
+    message: MessageKey,
+    settlement: Settlement,
+    /// The session that is told when the message is withdrawn.
+    withdraws: Option<Rc<Notice>>,
+}
+
+enum Settlement {
+    Rest(Status, Said),
+    These(Vec<Settled<Said>>),
+}
+
+/// Makes outcomes count once they are on stable storage.
+pub struct Recorder(pub Weak<Context>);
+
+impl Watcher for Recorder {
+    fn synced(&self, batch: BatchNumber) {
+        let Some(context) = self.0.upgrade() else { return };
+        let outbound = &context.outbound;
+        loop {
+            let next = outbound.unrecorded.borrow_mut().pop_front_if(|outcome| outcome.batch <= batch);
+            let Some(outcome) = next else { return };
+            if let Some(notice) = outcome.withdraws {
+                notice.withdrawn(true);
+            }
+            let finished = outbound.schedule.borrow_mut().recorded(outcome.message);
+            release(&context, finished);
+        }
+    }
+
+    fn failed(&self, batches: &[BatchNumber]) {
+        let Some(context) = self.0.upgrade() else { return };
+        let outbound = &context.outbound;
+        let mut lost = outbound.lost.borrow_mut();
+        let mut kept = outbound.unrecorded.take();
+        while let Some(at) = kept.iter().position(|outcome| batches.contains(&outcome.batch)) {
+            let Some(mut outcome) = kept.remove(at) else { break };
+            if let Some(notice) = outcome.withdraws.take() {
+                // It is in the queue and durable, so the client may be told that; the refusal is
+                // reported like any other.
+                notice.withdrawn(false);
+                outbound.schedule.borrow_mut().keep_withdrawn(outcome.message);
+                if let Settlement::Rest(status, _) = &mut outcome.settlement {
+                    *status = Status::Failed;
+                }
+            }
+            lost.push(outcome);
+        }
+        outbound.unrecorded.replace(kept);
+        outbound.wake_keeper();
+    }
+}
+
+/// Writes outcomes again whose batch failed, once storage may work.
+pub fn write_again(context: &Context) {
+    let outbound = &context.outbound;
+    if outbound.lost.borrow().is_empty() || context.storage.is_short(context.net.now()) {
+        return;
+    }
+    for lost in outbound.lost.take() {
+        write(context, lost.message, lost.settlement, None);
+    }
+}
+
+/// Gives back what a finished message took.
+fn release(context: &Rc<Context>, finished: Option<Finished>) {
+    let Some(finished) = finished else { return };
+    context.metrics.queue_messages.decrement(1.0);
+    context.metrics.queue_bytes.decrement(finished.octets as f64);
+    if finished.spilled {
+        let storage = context.storage.clone();
+        context.net.spawn(async move { storage.remove_spill(finished.id).await });
+    }
+    if finished.emptied_segment {
+        context.outbound.wake_keeper();
+    }
+}
+
+/// Puts an outcome into the spool's next batch.
+fn write(context: &Context, message: MessageKey, settlement: Settlement, withdraws: Option<Rc<Notice>>) {
+    let outbound = &context.outbound;
+    let mut schedule = outbound.schedule.borrow_mut();
+    let Some(id) = schedule.message(message).map(|message| message.id) else { return };
+    let settles = match &settlement {
+        Settlement::Rest(status, said) => Settles::Rest(*status, said.clone()),
+        Settlement::These(settled) => Settles::These(settled),
+    };
+    let outcome = NewOutcome { id, unix_ms: context.unix_ms(), settles };
+    let (batch, generation) = context.storage.append_outcome(&outcome);
+    schedule.outcome_is_in(message, generation);
+    outbound.unrecorded.borrow_mut().push_back(Unrecorded { batch, message, settlement, withdraws });
+}
+
+/// What became of a transaction: one disposition for each of these places in the envelope.
+pub fn conclude(context: &Rc<Context>, job: Job, content: &Content, places: &[u32], dispositions: &[Disposition]) {
+    let mut settled = Vec::new();
+    let (mut delivered, mut failed, mut deferred, mut at_once) = (0_u32, 0_u32, 0_u32, false);
+    let notice = content.notice.borrow().clone().filter(|notice| notice.is_waiting());
+    for (&place, disposition) in places.iter().zip(dispositions) {
+        match disposition {
+            Disposition::Delivered => {
+                delivered += 1;
+                settled.push(Settled { recipient: place, status: Status::Delivered, reply: Said(None) });
+            }
+            Disposition::Failed(answer) => {
+                failed += 1;
+                if let Some(notice) = &notice {
+                    notice.refused(place, || answer.passed_on());
+                }
+                let reply = Said(Some(line(answer)));
+                settled.push(Settled { recipient: place, status: Status::Failed, reply });
+            }
+            Disposition::Deferred(_) => deferred += 1,
+            Disposition::TooMany(_) => {
+                deferred += 1;
+                at_once = true;
+            }
+        }
+    }
+    let metrics = &context.metrics.recipients;
+    metrics.delivered.increment(u64::from(delivered));
+    metrics.failed.increment(u64::from(failed));
+    metrics.deferred.increment(u64::from(deferred));
+    let more = places.len() == TRANSACTION_RECIPIENTS_MAX
+        && pending_places(context, job, content).nth(TRANSACTION_RECIPIENTS_MAX).is_some();
+    settle(context, job, settled, deferred > 0 || more, notice);
+    if deferred == 0 && !more {
+        end(context, job);
+    } else if (at_once || more) && delivered > 0 {
+        // The next hop takes only so many at once: the rest is sent in the next transaction.
+        context.outbound.schedule.borrow_mut().put_back(job);
+    } else {
+        defer(context, job);
+    }
+}
+
+/// The places in the envelope of a job's recipients that are still pending.
+pub fn pending_places<'a>(context: &'a Context, job: Job, content: &'a Content) -> impl Iterator<Item = u32> + 'a {
+    let envelope = StoredEnvelope::decode(&content.envelope).unwrap_or_default();
+    let routes = &context.config.delivery.routes;
+    let lane = RouteId::from_number(job.lane);
+    (0_u32..).zip(envelope.recipients()).filter_map(move |(place, recipient)| {
+        let schedule = context.outbound.schedule.borrow();
+        let is_pending = schedule.message(job.message)?.status(place as usize) == Status::Pending;
+        (is_pending && routes.route(recipient_domain(recipient.path)) == Some(lane)).then_some(place)
+    })
+}
+
+/// Settles recipients in memory and in the spool; `pending`: others of the job are not settled.
+fn settle(context: &Rc<Context>, job: Job, settled: Vec<Settled<Said>>, pending: bool, notice: Option<Rc<Notice>>) {
+    let key = job.message;
+    if let (true, Some(notice)) = (pending, &notice) {
+        // One of them must be tried again: that is the queue's business, and the client need not
+        // wait for it.
+        notice.accept();
+        context.metrics.ack_delays.deferred.increment(1);
+    }
+    if settled.is_empty() {
+        return;
+    }
+    let (all_settled, all_refused, is_whole) = {
+        let mut schedule = context.outbound.schedule.borrow_mut();
+        schedule.settle(key, &settled);
+        let Some(message) = schedule.message(key) else { return };
+        let all = |status| (0..message.recipients as usize).all(|place| message.status(place) == status);
+        let has_pending = (0..message.recipients as usize).any(|place| message.status(place) == Status::Pending);
+        (!has_pending, all(Status::Failed), settled.len() == message.recipients as usize)
+    };
+    if let Some(notice) = notice.filter(|notice| all_settled && notice.is_waiting()) {
+        if all_refused && notice.withdraw() {
+            context.metrics.ack_delays.refused.increment(1);
+            context.outbound.schedule.borrow_mut().withdraw(key);
+            let last = settled.last().map_or(Said(None), |last| last.reply.clone());
+            return write(context, key, Settlement::Rest(Status::Withdrawn, last), Some(notice));
+        }
+        context.metrics.ack_delays.delivered.increment(1);
+        notice.accept();
+    }
+    let same = settled.iter().all(|one| one.status == settled[0].status && one.reply == settled[0].reply);
+    let settlement = if is_whole && same {
+        Settlement::Rest(settled[0].status, settled[0].reply.clone())
+    } else {
+        Settlement::These(settled)
+    };
+    write(context, key, settlement, None);
+}
+
+fn end(context: &Rc<Context>, job: Job) {
+    let finished = context.outbound.schedule.borrow_mut().end(job);
+    release(context, finished);
+}
+
+/// Lets a job wait before its next attempt, but not beyond its message's lifetime.
+pub fn defer(context: &Context, job: Job) {
+    let outbound = &context.outbound;
+    let delivery = &context.config.delivery;
+    let random = outbound.random();
+    let mut schedule = outbound.schedule.borrow_mut();
+    // What is read back for the next attempt need not wait in memory.
+    schedule.cool(job.message);
+    let Some(message) = schedule.message(job.message) else { return };
+    let age = Duration::from_millis(context.unix_ms().saturating_sub(message.arrived_unix_ms()));
+    let left = delivery.queue_lifetime.saturating_sub(age);
+    let wait = delivery.backoff().delay(u32::from(job.attempts) + 1, random).min(left);
+    schedule.defer(job, context.now_ms() + wait.as_millis() as u64);
+    drop(schedule);
+    outbound.wake_keeper();
+}
+
+/// Settles what is left of a job for good, with this status and reply.
+pub fn give_up(context: &Rc<Context>, job: Job, content: &Content, status: Status, reply: &Answer) {
+    let said = Said(Some(line(reply)));
+    let notice = content.notice.borrow().clone().filter(|notice| notice.is_waiting());
+    let settled: Vec<Settled<Said>> = pending_places(context, job, content)
+        .map(|recipient| {
+            if let Some(notice) = &notice {
+                notice.refused(recipient, || reply.passed_on());
+            }
+            Settled { recipient, status, reply: said.clone() }
+        })
+        .collect();
+    let metrics = &context.metrics.recipients;
+    let counter = if status == Status::Expired { &metrics.expired } else { &metrics.failed };
+    counter.increment(settled.len() as u64);
+    settle(context, job, settled, false, notice);
+    end(context, job);
+}
+
+/// Settles the recipients of a job whose message is too old.
+pub async fn expire(context: &Rc<Context>, job: Job) {
+    let at_hand = {
+        let schedule = context.outbound.schedule.borrow();
+        let Some(message) = schedule.message(job.message) else { return };
+        match &message.hot {
+            Some(content) => Ok(content.clone()),
+            None => Err((message.id, message.location)),
+        }
+    };
+    let content = match at_hand {
+        Ok(content) => content,
+        Err((id, location)) => match Content::read(&context.storage, id, location).await {
+            Ok(content) => Rc::new(content),
+            Err(reason) => return unreadable(context, job, reason),
+        },
+    };
+    // RFC 3463 section 3.5: X.4.7, delivery time expired.
+    let reply = Answer::new(451, b"4.4.7 The next hop did not take this message within the queue's lifetime");
+    give_up(context, job, &content, Status::Expired, &reply);
+}
+
+/// Whether a job's message is too old to be tried.
+pub fn is_expired(context: &Context, job: Job) -> bool {
+    let schedule = context.outbound.schedule.borrow();
+    let arrived_ms = schedule.message(job.message).map(|message| message.arrived_unix_ms());
+    arrived_ms.is_some_and(|arrived_ms| expired(arrived_ms, context.unix_ms(), context.config.delivery.queue_lifetime))
+}
+
+/// A message could not be read back: it stays in the queue, and is tried again.
+pub fn unreadable(context: &Context, job: Job, reason: Unreadable) {
+    let schedule = context.outbound.schedule.borrow();
+    if let Some(message) = schedule.message(job.message) {
+        let id = message.id;
+        match reason {
+            Unreadable::Io(error) => {
+                eprintln!("gatepost: message {id} cannot be read back: {error}; it is tried again")
+            }
+            Unreadable::Damaged => eprintln!("gatepost: message {id} is damaged in the spool; it is kept as it is"),
+        }
+    }
+    drop(schedule);
+    defer(context, job);
+}
+
+fn line(answer: &Answer) -> Rc<str> {
+    format!("{} {}", answer.code, answer.text).into()
+}

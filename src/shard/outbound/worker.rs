@@ -1,0 +1,438 @@
+//! One connection to a next hop: transaction after transaction, an idle moment, QUIT.
+
+use super::content::{Body, Content, Unreadable};
+use super::link::{Event, Link, Lost};
+use super::settle::{self, pending_places};
+use super::{Context, give_slot_back, has_next_hop_up, next_job, pump_next_hop};
+use crate::delivery::{Availability, NextHopId};
+use crate::limits::{
+    NEXT_HOP_CONNECTION_AGE_MS, NEXT_HOP_CROWDED_MS, NEXT_HOP_IDLE_MS, READ_MAX_OCTETS, TRANSACTION_RECIPIENTS_MAX,
+};
+use crate::queue::outcome::Status;
+use crate::queue::schedule::Job;
+use crate::queue::stored::StoredEnvelope;
+use crate::shard::net::Nudge;
+use crate::shard::shared::{NextHop, Stage as Life};
+use crate::shard::storage::SpillReader;
+use crate::smtp::QueueId;
+use crate::smtp::client::{Answer, Cause, Recipient, Stage, Transaction, Unsendable};
+use crate::smtp::envelope::BodyType;
+use futures_lite::FutureExt;
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// An idle connection's place in its pool.
+pub struct Seat {
+    job: Cell<Option<Job>>,
+    nudge: Nudge,
+}
+
+impl Seat {
+    /// Gives the connection something to do. Its slot is taken already.
+    pub fn give(&self, job: Job) {
+        self.job.set(Some(job));
+        self.nudge.nudge();
+    }
+}
+
+/// Connects for a job. The slot of the next hop's window is taken already.
+pub fn spawn(context: &Rc<Context>, next_hop: NextHopId, job: Job) {
+    let worker = Worker { context: context.clone(), next_hop, job: Cell::new(Some(job)), has_slot: Cell::new(true) };
+    context.outbound.workers.set(context.outbound.workers.get() + 1);
+    context.net.spawn(async move {
+        if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
+            worker.context.metrics.worker_panics.increment(1);
+        }
+    });
+}
+
+struct Worker {
+    context: Rc<Context>,
+    next_hop: NextHopId,
+    /// The job at hand.
+    job: Cell<Option<Job>>,
+    has_slot: Cell<bool>,
+}
+
+/// What a message at hand is, apart from its octets.
+struct Subject {
+    id: QueueId,
+    octets: u64,
+    content: Rc<Content>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let context = &self.context;
+        if let Some(job) = self.job.take() {
+            // Only a defect ends a worker in the middle of a job.
+            settle::defer(context, job);
+        }
+        self.give_slot_back();
+        context.outbound.workers.set(context.outbound.workers.get() - 1);
+        context.stop_if_drained();
+    }
+}
+
+impl Worker {
+    async fn run(&self) {
+        let opened = self.context.net.now();
+        let mut link = match Link::open(&self.context, self.state()).await {
+            Ok(link) => link,
+            Err(lost) => return self.unreachable(&lost),
+        };
+        self.context.metrics.next_hop_connections.opened.increment(1);
+        if self.state().state.reached() {
+            eprintln!("gatepost: next hop {} can be reached again", self.state().name);
+        }
+        // Others may have waited for that.
+        pump_next_hop(&self.context, self.next_hop);
+        let mut transactions = 0_u32;
+        loop {
+            while let Some(job) = self.job.get() {
+                if !self.attempt(&mut link, job, transactions).await {
+                    return;
+                }
+                transactions += 1;
+                let is_old = self.context.net.now() - opened > Duration::from_millis(NEXT_HOP_CONNECTION_AGE_MS);
+                self.job.set(if is_old { None } else { next_job(&self.context, self.next_hop) });
+                if is_old {
+                    return link.quit().await;
+                }
+            }
+            if !self.idle(&mut link).await {
+                return link.quit().await;
+            }
+        }
+    }
+
+    fn state(&self) -> &NextHop {
+        self.context.shared.next_hop(self.next_hop)
+    }
+
+    fn give_slot_back(&self) {
+        if self.has_slot.replace(false) {
+            give_slot_back(&self.context, self.next_hop);
+        }
+    }
+
+    /// Waits for the next job without a slot. False: none came.
+    async fn idle(&self, link: &mut Link) -> bool {
+        let seat = Rc::new(Seat { job: Cell::new(None), nudge: link.nudge() });
+        let pool = &self.context.outbound.pools[self.next_hop.index()];
+        // In the pool first: what waits for the slot may be for this connection.
+        pool.idle.borrow_mut().push(seat.clone());
+        self.give_slot_back();
+        let last = self.context.net.now() + Duration::from_millis(NEXT_HOP_IDLE_MS);
+        let mut usable = true;
+        while seat.job.get().is_none() {
+            let left = last.saturating_duration_since(self.context.net.now());
+            usable = !left.is_zero() && self.context.shared.stage() == Life::Serving && link.idle(left).await;
+            if !usable {
+                break;
+            }
+        }
+        pool.idle.borrow_mut().retain(|other| !Rc::ptr_eq(other, &seat));
+        let job = seat.job.take();
+        self.has_slot.set(job.is_some());
+        match job {
+            Some(job) if usable => {
+                self.job.set(Some(job));
+                true
+            }
+            Some(job) => {
+                // It was given at the very moment that the connection ended.
+                self.context.outbound.schedule.borrow_mut().put_back(job);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The next hop could not be reached: its mail waits, and no attempt is counted.
+    fn unreachable(&self, lost: &Lost) {
+        let context = &self.context;
+        if matches!(lost, Lost::Ending) {
+            self.job.set(None);
+            return;
+        }
+        context.metrics.next_hop_connections.failed.increment(1);
+        let random = context.outbound.random();
+        let state = self.state();
+        // A next hop that refuses this connection while others work has enough of them: it is
+        // busy, not down.
+        let is_refused = matches!(lost, Lost::Dialogue(failure) if matches!(failure.cause, Cause::Refused(_)));
+        let is_crowded =
+            is_refused && state.state.in_flight() > 1 && state.state.availability(context.now_ms()) == Availability::Up;
+        if is_crowded {
+            let pool = &context.outbound.pools[self.next_hop.index()];
+            pool.crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
+        } else if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), random) {
+            eprintln!("gatepost: next hop {} cannot be reached: {lost}; its mail waits in the queue", state.name);
+        }
+        let Some(job) = self.job.take() else { return };
+        let mut schedule = context.outbound.schedule.borrow_mut();
+        schedule.put_back(job);
+        if has_next_hop_up(context, job.lane) {
+            return;
+        }
+        // A session does not wait for a next hop that is down.
+        let content = schedule.cool(job.message);
+        drop(schedule);
+        if let Some(notice) = content.and_then(|content| content.notice.take()).filter(|notice| notice.is_waiting()) {
+            context.metrics.ack_delays.next_hop_down.increment(1);
+            notice.accept();
+        }
+    }
+
+    /// Tries to deliver a job. False: the connection is of no more use.
+    async fn attempt(&self, link: &mut Link, job: Job, transactions: u32) -> bool {
+        if settle::is_expired(&self.context, job) {
+            self.job.set(None);
+            settle::expire(&self.context, job).await;
+            return true;
+        }
+        let subject = match self.subject(job).await {
+            Ok(Some(subject)) => subject,
+            Ok(None) => {
+                self.job.set(None);
+                return true;
+            }
+            Err(reason) => {
+                self.job.set(None);
+                settle::unreadable(&self.context, job, reason);
+                return true;
+            }
+        };
+        let began = Instant::now();
+        let good = self.transact(link, job, &subject, transactions).await;
+        self.context.metrics.delivery_seconds.record(began.elapsed().as_secs_f64());
+        good
+    }
+
+    /// The job's message, from memory or read back.
+    async fn subject(&self, job: Job) -> Result<Option<Subject>, Unreadable> {
+        let (id, octets, location, hot) = {
+            let schedule = self.context.outbound.schedule.borrow();
+            let Some(message) = schedule.message(job.message) else { return Ok(None) };
+            (message.id, message.octets, message.location, message.hot.clone())
+        };
+        let content = match hot {
+            Some(content) => content,
+            None => Rc::new(Content::read(&self.context.storage, id, location).await?),
+        };
+        Ok(Some(Subject { id, octets, content }))
+    }
+
+    async fn transact(&self, link: &mut Link, job: Job, subject: &Subject, transactions: u32) -> bool {
+        let context = &self.context;
+        let content = &*subject.content;
+        let places: Vec<u32> = pending_places(context, job, content).take(TRANSACTION_RECIPIENTS_MAX).collect();
+        let Some(envelope) = StoredEnvelope::decode(&content.envelope) else {
+            self.job.set(None);
+            settle::unreadable(context, job, Unreadable::Damaged);
+            return true;
+        };
+        if places.is_empty() {
+            self.job.set(None);
+            settle::conclude(context, job, content, &[], &[]);
+            return true;
+        }
+        let eight_bit = match self.has_eight_bit(link, &envelope, subject).await {
+            Ok(eight_bit) => eight_bit,
+            Err(reason) => {
+                self.job.set(None);
+                settle::unreadable(context, job, reason);
+                return true;
+            }
+        };
+        let begun = {
+            let mut wanted = places.iter().copied().peekable();
+            let recipients: Vec<Recipient<'_>> = (0_u32..)
+                .zip(envelope.recipients())
+                .filter(|(place, _)| wanted.next_if_eq(place).is_some())
+                .map(|(_, recipient)| Recipient {
+                    path: recipient.path,
+                    notify: recipient.notify,
+                    orcpt: recipient.orcpt,
+                })
+                .collect();
+            link.begin(&Transaction {
+                reverse_path: envelope.reverse_path(),
+                octets: subject.octets,
+                body_type: envelope.body_type(),
+                eight_bit,
+                ret: envelope.ret(),
+                envid: envelope.envid(),
+                recipients: &recipients,
+            })
+        };
+        if let Err(unsendable) = begun {
+            self.job.set(None);
+            let answer = match unsendable {
+                Unsendable::TooLarge { .. } => Answer::new(552, format!("5.3.4 {unsendable}").as_bytes()),
+                Unsendable::EightBit => Answer::new(554, format!("5.6.3 {unsendable}").as_bytes()),
+            };
+            settle::give_up(context, job, content, Status::Failed, &answer);
+            return true;
+        }
+        let lost = loop {
+            match link.turn().await {
+                Event::SendBody => {
+                    if let Err(lost) = self.send_body(link, subject).await {
+                        break Some(lost);
+                    }
+                }
+                Event::Answered => break None,
+                Event::Lost(lost) => break Some(lost),
+                Event::Ready | Event::Nudged => {}
+            }
+        };
+        self.finish(link, job, content, &places, lost, transactions)
+    }
+
+    /// The transaction is over, one way or the other.
+    fn finish(
+        &self,
+        link: &mut Link,
+        job: Job,
+        content: &Content,
+        places: &[u32],
+        lost: Option<Lost>,
+        transactions: u32,
+    ) -> bool {
+        let context = &self.context;
+        self.job.set(None);
+        let Some(lost) = lost else {
+            self.state().state.answered();
+            let dispositions = link.session().take_dispositions();
+            settle::conclude(context, job, content, places, &dispositions);
+            return !link.session().must_close();
+        };
+        let failure = match &lost {
+            Lost::Dialogue(failure) => failure,
+            Lost::Content(_) => {
+                let dispositions = link.session().take_dispositions();
+                settle::conclude(context, job, content, places, &dispositions);
+                return false;
+            }
+            // The process ends: the message stays in the queue.
+            _ => return false,
+        };
+        // A next hop may end a connection between two messages. When that crosses with the next
+        // one, the message was not tried.
+        let is_stale = transactions > 0
+            && matches!(failure.stage, Stage::Idle | Stage::Mail)
+            && matches!(&failure.cause, Cause::Closed | Cause::Refused(_));
+        if is_stale {
+            context.outbound.schedule.borrow_mut().put_back(job);
+            return false;
+        }
+        if failure.maybe_delivered() {
+            context.metrics.possible_duplicates.next_hop_silent.increment(1);
+        }
+        let state = self.state();
+        if state.state.disturbed(context.now_ms(), &context.config.delivery.backoff(), context.outbound.random()) {
+            eprintln!("gatepost: next hop {} breaks its dialogues: {lost}; its mail waits in the queue", state.name);
+        }
+        let dispositions = link.session().take_dispositions();
+        settle::conclude(context, job, content, places, &dispositions);
+        false
+    }
+
+    /// Whether the content has octets above 127; looked at only where it matters.
+    async fn has_eight_bit(
+        &self,
+        link: &mut Link,
+        envelope: &StoredEnvelope<'_>,
+        subject: &Subject,
+    ) -> Result<bool, Unreadable> {
+        if link.session().capabilities().eight_bit_mime || envelope.body_type() != BodyType::EightBitMime {
+            return Ok(true);
+        }
+        match &subject.content.body {
+            Body::Memory(octets, range) => Ok(!octets[range.clone()].is_ascii()),
+            Body::Spilled { .. } => {
+                let mut spill = self.context.storage.open_spill(subject.id).await.map_err(Unreadable::Io)?;
+                let mut found = Ok(false);
+                loop {
+                    match spill.next().await {
+                        Ok(piece) if piece.is_empty() => break,
+                        Ok(piece) if piece.is_ascii() => {}
+                        Ok(_) => {
+                            found = Ok(true);
+                            break;
+                        }
+                        Err(error) => {
+                            found = Err(Unreadable::Io(error));
+                            break;
+                        }
+                    }
+                }
+                spill.close().await;
+                found
+            }
+        }
+    }
+
+    /// Sends the content. What cannot be read to its end is not ended: the connection is dropped.
+    async fn send_body(&self, link: &mut Link, subject: &Subject) -> Result<(), Lost> {
+        match &subject.content.body {
+            Body::Memory(octets, range) => {
+                for piece in octets[range.clone()].chunks(READ_MAX_OCTETS) {
+                    link.session().body(piece);
+                    link.flush().await?;
+                }
+            }
+            Body::Spilled { crc } => {
+                let mut spill = match self.context.storage.open_spill(subject.id).await {
+                    Ok(spill) => spill,
+                    Err(error) => return Err(self.cut_off(link, subject, &error.to_string())),
+                };
+                let sent = self.send_spill(link, subject, &mut spill, *crc).await;
+                spill.close().await;
+                sent?;
+            }
+        }
+        let now = self.context.net.now();
+        link.session().body_end(now);
+        Ok(())
+    }
+
+    async fn send_spill(
+        &self,
+        link: &mut Link,
+        subject: &Subject,
+        spill: &mut SpillReader,
+        crc: u32,
+    ) -> Result<(), Lost> {
+        let mut sum = 0;
+        let mut left = subject.octets;
+        loop {
+            let piece = match spill.next().await {
+                Ok(piece) => piece,
+                Err(error) => return Err(self.cut_off(link, subject, &error.to_string())),
+            };
+            left = left.saturating_sub(piece.len() as u64);
+            sum = crc32c::crc32c_append(sum, &piece);
+            let is_last = piece.is_empty() || left == 0;
+            if is_last && (sum != crc || left > 0) {
+                return Err(self.cut_off(link, subject, "it is damaged"));
+            }
+            link.session().body(&piece);
+            link.flush().await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn cut_off(&self, link: &mut Link, subject: &Subject, reason: &str) -> Lost {
+        eprintln!("gatepost: message {}: its spill file cannot be read: {reason}; it is kept", subject.id);
+        // Defers the recipients.
+        let _ = link.session().handle_end();
+        Lost::Content(reason.to_owned())
+    }
+}
