@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::id::{NUMBERS_MAX, parse_run};
 use crate::send::source::SourceRange;
+use crate::sink::faults::Rule;
+use crate::sink::offer::Extension;
 use crate::units::{parse_duration, parse_size};
 
 /// Largest message that can be generated.
@@ -21,6 +23,36 @@ pub const SESSIONS_MAX: u64 = 100_000;
 pub const RECIPIENTS_MAX: u64 = 10_000;
 /// Most threads.
 pub const THREADS_MAX: u64 = 256;
+
+const FAULT_HELP: &str = "\
+Go wrong: VERB=ACTION or VERB=ACTION,WHEN (repeatable). Rules of one verb are asked in their order until one acts, and \
+each counts the times it was asked: first:N behind first:N is a script.
+
+VERB
+  connect, ehlo, helo, mail, rcpt, rset, quit
+                the reply to it
+  rcpt[PREFIX]  the reply to recipients that begin so
+  data          the reply to DATA, or to a BDAT that is not the last
+  body          amid the content, at its first octet; body@64KB at that one
+  end           the reply to the final dot, or to BDAT LAST
+
+ACTION
+  451, 550, ... this reply instead; with words of your own: 451 4.7.1 try again
+                (\\n begins another line of it; 421 closes the connection)
+  hang          no reply, ever; with body nothing is read either
+  reset         the connection is reset
+  close         the connection is closed in order
+  garbage       binary noise in place of the reply
+  early         the reply twice; with body the final reply before its time
+  slow:TIME     the reply that much later
+
+WHEN
+  first:N       only the first N times
+  %N            each Nth time
+  p=0.1         with this probability, see --seed
+
+A message is taken, and stored, unless it gets a refusal: also with end=hang, reset, close and garbage, where nobody \
+but the sink knows. Its copy then counts as duplicates_after_unanswered.";
 
 /// Load generator, auditing sink and auditor for SMTP servers.
 #[derive(Debug, Parser)]
@@ -37,8 +69,9 @@ pub enum Command {
     /// Send messages, each with its own id, and report what became of them. Exits 0 when all were accepted for all
     /// their recipients, 1 otherwise, 64 on a usage error.
     Send(Box<SendArgs>),
-    /// Accept everything, store nothing, count and verify. Exits 1 when messages were lost or altered.
-    Sink(SinkArgs),
+    /// Accept everything, count and verify; store messages and go wrong when told to. Exits 1 when messages were lost
+    /// or altered.
+    Sink(Box<SinkArgs>),
     /// Verify messages from files or standard input against a list of acknowledged ids. Exits 1 when messages were lost
     /// or altered.
     Audit(AuditArgs),
@@ -145,12 +178,28 @@ pub struct SinkArgs {
     /// Lists of ids that must arrive, read at the end (repeatable).
     #[arg(long, value_name = "FILE")]
     pub expect: Vec<PathBuf>,
-    /// Append the id of each received message to this file, and whether it is intact.
+    /// Append the id of each received message to this file, and whether it is intact. A second line of an id says
+    /// "taken, unanswered" when the reply was not written.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Store each message in this directory, with its envelope beside it.
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
+    /// Extension that is not offered (repeatable).
+    #[arg(long, value_name = "NAME", ignore_case = true)]
+    pub disable_extension: Vec<Extension>,
+    /// Largest message that is taken, offered with SIZE; 0 for no limit.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    pub max_message_size: u64,
+    /// Go wrong: VERB=ACTION or VERB=ACTION,WHEN (repeatable; the first that applies acts).
+    #[arg(long, value_name = "RULE", long_help = FAULT_HELP)]
+    pub fault: Vec<Rule>,
+    /// File of further rules, one on a line, read again at SIGHUP; all counts then begin anew.
+    #[arg(long, value_name = "FILE")]
+    pub faults_file: Option<PathBuf>,
+    /// Seed of the rules with a probability.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
     /// End after this many messages, when their clients have left. With --expect, a signal is the better end: a list
     /// may not be complete yet when the last message is.
     #[arg(long, short = 'm', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -124,6 +124,16 @@ impl IdSet {
         Inserted::New
     }
 
+    /// Takes an id out.
+    pub fn remove(&mut self, run: &str, number: u64) {
+        let (word, bit) = position(number);
+        let chunk = self.runs.get_mut(run).and_then(|chunks| chunks.get_mut(&(number / CHUNK_NUMBERS)));
+        if let Some(chunk) = chunk.filter(|chunk| chunk[word] & bit != 0) {
+            chunk[word] &= !bit;
+            self.len -= 1;
+        }
+    }
+
     /// Whether the set holds an id.
     pub fn contains(&self, run: &str, number: u64) -> bool {
         let (word, bit) = position(number);
@@ -193,6 +203,11 @@ mod tests {
         assert_eq!(set.insert("a", 5), Inserted::Duplicate);
         assert_eq!(set.len(), 7);
         assert!(set.contains("b", 4096) && !set.contains("b", 4097) && !set.contains("c", 5));
+        set.insert("b", 6);
+        for (run, number) in [("b", 6), ("b", 6), ("b", 9000), ("c", 5)] {
+            set.remove(run, number);
+        }
+        assert_eq!(set.len(), 7);
         let mut seen = Vec::new();
         set.for_each(|run, number| seen.push((run.to_owned(), number)));
         let expected = [("a", 5), ("b", 5), ("b", 63), ("b", 64), ("b", 4095), ("b", 4096), ("b", 70_000)];

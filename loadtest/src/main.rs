@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`cli`] | the options of `send`, `sink` and `audit` |
 //! | [`send`] | the sender: sessions, connections, figures |
-//! | [`sink`] | the server that accepts everything and stores nothing |
+//! | [`sink`] | the server that accepts everything, and goes wrong when told to |
 //! | [`audit`] | what was received against what was acknowledged |
 //! | [`message`] | the shape of a generated message, and its verification |
 //! | [`id`], [`ledger`] | message ids, sets of them, lists of them in files |
@@ -17,7 +17,8 @@
 //!
 //! To add a pace (open loop), change `send::run`: it alone says when the next message is due. To add TLS, change
 //! `send::wire`: it alone touches the socket. To add AUTH, extend the handshake in `send::session`; to add BDAT, its
-//! content step. Plans of several kinds of messages are several `send::plan::Plan`s.
+//! content step. Plans of several kinds of messages are several `send::plan::Plan`s. Another way for the sink to go wrong
+//! is another `sink::faults::Action`.
 
 #![forbid(unsafe_code)]
 

@@ -200,13 +200,23 @@ impl Report {
         self.lost == 0 && self.altered == 0 && self.left_out == 0
     }
 
-    /// Prints the report and turns it into an exit code: 0 when it passed, 1 when not.
+    /// Prints the report and turns it into an exit code.
     pub fn conclude(&self, json: bool) -> ExitCode {
-        match json {
-            true => println!("{}", serde_json::to_string(self).unwrap_or_default()),
-            false => println!("{self}"),
-        }
+        print(self, json);
+        self.exit_code()
+    }
+
+    /// 0 when it passed, 1 when not.
+    pub fn exit_code(&self) -> ExitCode {
         if self.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Prints a report as text or as one JSON object.
+pub fn print(report: &(impl fmt::Display + Serialize), json: bool) {
+    match json {
+        true => println!("{}", serde_json::to_string(report).unwrap_or_default()),
+        false => println!("{report}"),
     }
 }
 

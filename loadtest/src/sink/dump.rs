@@ -1,9 +1,19 @@
 //! Messages kept as files, for audits octet by octet.
 //!
 //! A message is written to `NAME.partial` as it arrives and renamed to `NAME.eml` at its end; `NAME.envelope` beside it
-//! holds the client's address, its HELO and the MAIL and RCPT commands as they came. Names begin with the time the sink
-//! was started, so that several runs can share a directory. A failure to write is remembered and ends the sink's run
-//! with a fault: an audit must not pass for lack of evidence.
+//! holds where it came from and the accepted commands of its transaction as they came, parameters and all. Names begin
+//! with the time the sink was started, so that several runs can share a directory. A failure to write is remembered and
+//! ends the sink's run with a fault: an audit must not pass for lack of evidence.
+//!
+//! ```text
+//! client 127.0.0.1
+//! ehlo gateway.example                        or helo
+//! connection 3                                since the sink was started
+//! transaction 2                               on this connection
+//! MAIL FROM:<a@client.example> SIZE=4096 RET=HDRS
+//! RCPT TO:<b@load.example> NOTIFY=NEVER       one for each recipient
+//! DATA                                        or BDAT
+//! ```
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -75,29 +85,38 @@ impl Dump {
 pub struct Envelope {
     text: Vec<u8>,
     client: String,
+    connection: u64,
     head_len: usize,
     kept: bool,
 }
 
 impl Envelope {
-    /// An envelope of a client known by its address.
-    pub fn new(client: String) -> Self {
-        Self { text: Vec::new(), client, head_len: 0, kept: false }
+    /// An envelope of a client known by its address, on a connection known by its number.
+    pub fn new(client: String, connection: u64) -> Self {
+        Self { text: Vec::new(), client, connection, head_len: 0, kept: false }
     }
 
-    /// Notes the client's name.
-    pub fn greet(&mut self, name: &[u8], kept: bool) {
+    /// Notes the client's name: what came behind EHLO (`esmtp`) or HELO.
+    pub fn greet(&mut self, esmtp: bool, name: &[u8], kept: bool) {
         self.kept = kept;
         self.text.clear();
         if kept {
-            self.text.extend_from_slice(format!("client {}\nhelo", self.client).as_bytes());
+            let verb = if esmtp { "ehlo" } else { "helo" };
+            self.text.extend_from_slice(format!("client {}\n{verb}", self.client).as_bytes());
             self.text.extend_from_slice(name);
-            self.text.push(b'\n');
+            self.text.extend_from_slice(format!("\nconnection {}\n", self.connection).as_bytes());
         }
         self.head_len = self.text.len();
     }
 
-    /// Notes a MAIL or RCPT command.
+    /// Begins a transaction, the so manieth on this connection.
+    pub fn begin(&mut self, transaction: u64) {
+        if self.kept {
+            self.text.extend_from_slice(format!("transaction {transaction}\n").as_bytes());
+        }
+    }
+
+    /// Notes a command.
     pub fn line(&mut self, command: &[u8]) {
         if self.kept {
             self.text.extend_from_slice(command);

@@ -1,19 +1,31 @@
-//! The sink: an SMTP server that accepts everything, stores nothing, and can say what is missing.
+//! The sink: an SMTP server that accepts everything, stores nothing unless asked to, can say what is missing, and can
+//! go wrong in every way a next hop does.
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`lane`] | one thread with its connections and its books |
+//! | [`lane`] | one thread with its connections |
 //! | [`session`] | one session, without a socket |
-//! | [`data`] | the end-of-data automaton |
+//! | [`content`], [`data`] | the content of a message; the end-of-data automaton |
+//! | [`offer`] | the extensions |
+//! | [`faults`] | what goes wrong, if asked for |
+//! | [`books`], [`report`] | what is noted, and told at the end |
 //! | [`dump`] | messages kept as files, if asked for |
 //!
 //! The first lines on standard output are `listening on ADDR:PORT`, one per address, then, at the end, the report. It
-//! ends at SIGINT or SIGTERM, after `--messages`, or after `--idle-exit` without traffic.
+//! ends at SIGINT or SIGTERM, after `--messages`, or after `--idle-exit` without traffic. At SIGHUP it reads
+//! `--faults-file` again and says on standard error `faults: N`, or why it keeps those it has.
 
+mod books;
+mod content;
 pub mod data;
 pub mod dump;
+pub mod faults;
 mod lane;
+pub mod offer;
+mod report;
 mod session;
+#[cfg(test)]
+mod session_tests;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -23,15 +35,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::audit::{Expected, Tally};
+use crate::audit::{self, Expected, Tally};
 use crate::cli::SinkArgs;
 use crate::fault::Fault;
 use crate::lanes::{self, Lanes};
 use crate::ledger::Ledger;
+use books::{Books, Counts, Unanswered};
 use dump::Directory;
-use lane::{Books, Input, Shared};
+use faults::Faults;
+use lane::{Input, Shared};
+use offer::Offer;
+use report::SinkReport;
 
 /// How often the conditions for the end are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
@@ -51,6 +67,9 @@ pub fn run(args: &SinkArgs) -> Result<ExitCode, Fault> {
     lanes::allow_files(0)?;
     let threads = lanes::count(args.threads, u64::MAX);
     let directory = args.dump.as_deref().map(Directory::open).transpose()?.map(Arc::new);
+    let faults = Arc::new(Faults::read(&args.fault, args.faults_file.as_deref(), args.seed)?);
+    let offer = Arc::new(Offer::new(&args.hostname, &args.disable_extension, args.max_message_size));
+    let unanswered = Arc::new(Unanswered::default());
     let greeting: Arc<[u8]> = format!("220 {} ESMTP gatepost-load\r\n", args.hostname).into_bytes().into();
     let shared = Arc::new(Shared::default());
     let mut addresses = args.listen.clone();
@@ -62,7 +81,7 @@ pub fn run(args: &SinkArgs) -> Result<ExitCode, Fault> {
         let ledger = args.record.as_deref().map(open).transpose()?;
         inputs.push(Input {
             listeners,
-            books: Books::new(&args.hostname, ledger, directory.clone()),
+            books: Books::new(offer.clone(), faults.clone(), unanswered.clone(), ledger, directory.clone()),
             greeting: greeting.clone(),
             timeout: args.timeout,
             shared: shared.clone(),
@@ -74,26 +93,43 @@ pub fn run(args: &SinkArgs) -> Result<ExitCode, Fault> {
         // Before the addresses are known to anybody, so that no signal can come too early.
         let listen = |kind| signal(kind).map_err(|error| Fault::System("cannot handle signals", error));
         let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let hangup = args.faults_file.is_some().then(|| listen(SignalKind::hangup())).transpose()?;
         let mut lanes = Lanes::start(inputs, lane::run)?;
         announce(&addresses)?;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             () = watch(args, &shared) => {}
+            () = change_faults(args, hangup, &shared) => {}
             () = lanes.ended() => {}
         }
         Ok::<_, Fault>(lanes)
     })?;
     shared.stop.store(true, Ordering::Relaxed);
-    let mut sum = Tally::default();
-    for tally in lanes.join()? {
+    let (mut sum, mut counts) = (Tally::default(), Counts::default());
+    for (tally, others) in lanes.join()? {
         sum.merge(tally);
+        counts.merge(&others);
     }
-    let report = sum.report(Expected::read(&args.expect)?.as_ref());
-    if !args.json {
-        println!("connections {}", shared.connections.load(Ordering::Relaxed));
+    let audit = sum.report(Expected::read(&args.expect)?.as_ref());
+    let report = SinkReport::new(audit, &counts, shared.connections.load(Ordering::Relaxed));
+    audit::print(&report, args.json);
+    Ok(report.audit.exit_code())
+}
+
+/// Reads the faults again at each SIGHUP. Those of a file that cannot be read are not taken: the sink goes on as it was.
+async fn change_faults(args: &SinkArgs, hangup: Option<Signal>, shared: &Shared) {
+    let Some(mut hangup) = hangup else { return std::future::pending().await };
+    while hangup.recv().await.is_some() {
+        match Faults::read(&args.fault, args.faults_file.as_deref(), args.seed) {
+            Ok(faults) => {
+                let len = faults.len();
+                shared.change_faults(faults);
+                eprintln!("faults: {len}");
+            }
+            Err(fault) => eprintln!("gatepost-load: {fault}; the faults stay as they are"),
+        }
     }
-    Ok(report.conclude(args.json))
 }
 
 /// Ends when enough messages or no traffic have come.
