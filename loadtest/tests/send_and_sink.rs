@@ -1,95 +1,15 @@
 //! The sender against the sink, as processes, on loopback and a free port. Counts and exit codes, never times.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+mod common;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+
 use socket2::{Domain, Socket, Type};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_gatepost-load");
-
-/// A directory that vanishes with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("gatepost-load-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Sink {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    address: String,
-}
-
-impl Sink {
-    fn start(options: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(["sink", "--listen", "127.0.0.1:0", "--json"])
-            .args(options)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on ").expect("the first line").to_owned();
-        Self { child, stdout, address }
-    }
-
-    /// Ends the sink by a signal: its report and exit code.
-    fn stop(self) -> (Value, i32) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
-        self.end()
-    }
-
-    /// Waits for the sink's own end.
-    fn end(mut self) -> (Value, i32) {
-        let mut report = String::new();
-        self.stdout.read_to_string(&mut report).unwrap();
-        let code = self.child.wait().unwrap().code().unwrap();
-        (serde_json::from_str(&report).unwrap(), code)
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        // Only reached with a live child when a test has failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn send(address: &str, options: &[&str]) -> Output {
-    Command::new(PROGRAM).args(["send", address, "--json"]).args(options).output().unwrap()
-}
-
-fn summary(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|_| panic!("no summary: {}", String::from_utf8_lossy(&output.stderr)))
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use common::{PROGRAM, Scratch, Sink, path, send, summary};
 
 #[test]
 fn every_way_of_sending_arrives_whole() {
