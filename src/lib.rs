@@ -1,19 +1,19 @@
-//! Gatepost, a mail edge gateway: it accepts SMTP at high rate, enforces limits, and spools every
-//! message durably before it says 250.
+//! Gatepost, a mail edge gateway: it accepts SMTP at high rate, enforces limits, spools every
+//! message durably before it says 250, and hands it to the next hop.
 //!
 //! # The map
 //!
 //! | room | what lives there | may use |
 //! |---|---|---|
 //! | [`limits`] | every bound and default, with its source | nothing |
-//! | [`smtp`] | the protocol, pure: lines, commands, addresses, replies, the receiving session | `limits` |
+//! | [`smtp`] | the protocol, pure: lines, commands, addresses, replies, the receiving and the sending session | `limits` |
 //! | [`policy`] | decisions, pure: shared tables, accepted domains, address ranges | `smtp`, `limits` |
-//! | [`queue`] | the durable queue, pure: record format, group commit, recovery | `smtp`, `limits` |
+//! | [`queue`] | the durable queue, pure: records and outcomes, group commit, recovery, the schedule | `smtp`, `limits` |
 //! | [`delivery`] | delivery, pure: routes, what is known of next hops, backoff | `queue`, `smtp`, `policy` (map by domain, atomics), `limits` |
 //! | [`config`] | options, validated once | `smtp`, `policy`, `delivery`, `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, signals, the metrics endpoint | `shard`, `config`, `metrics` |
+//! | [`control`] | preflight, signals, the metrics endpoint, next hops' names | `shard`, `config`, `metrics` |
 //! | [`cmd`] | the other subcommands | `queue`, the spool's directories, `control`'s exit codes |
 //!
 //! # The flow of a message
@@ -30,7 +30,15 @@
 //!                     │ Commit
 //!                   shard::storage    batch ─> segment, written through  (queue::Spool, record)
 //!                     │ Durable
-//! client <── 250 ── smtp::server      only with that proof
+//!                   queue::Schedule   a job in the lane of each route
+//!                     │ a slot of the next hop's window (delivery::NextHopState, WindowShare)
+//!                   shard::outbound   content from memory, or read back from the spool
+//!                     │
+//!                   smtp::client      Session::step ──────────── TCP ──> next hop
+//!                     │ dispositions
+//!                   shard::outbound   outcome ─> segment; retry with delivery::Backoff
+//!                     │ verdict, if the session waits for it
+//! client <── 250 ── smtp::server      only with the proof of Durable
 //! ```
 //!
 //! # To change X, edit Y
@@ -41,8 +49,10 @@
 //! | what a verb does, the order of checks | `smtp::server`, `verbs` |
 //! | a limit or default | [`limits`]; its option in `config::options` |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
+//! | what is said to a next hop, what its replies mean | `smtp::client` |
+//! | what follows from an attempt | `shard::outbound::settle` |
 //! | where mail goes, when it is tried again | `config::next_hop` (options), `delivery` |
-//! | what is stored | `queue::record`, `queue::stored`: raise the format version |
+//! | what is stored | `queue::record`, `queue::stored`, `queue::outcome`: raise the format version |
 //! | a metric | [`metrics`], the table |
 
 pub mod cmd;
