@@ -740,7 +740,7 @@ pub fn cat_all(spool: &Path) -> Vec<u8> {
 
 /// Splits a stored message behind its first header field, which must be ours.
 #[track_caller]
-fn split_received(message: &[u8]) -> (String, Vec<u8>) {
+pub fn split_received(message: &[u8]) -> (String, Vec<u8>) {
     let mut end = 0;
     loop {
         let line = message[end..].windows(2).position(|pair| pair == b"\r\n").expect("a whole line") + 2;

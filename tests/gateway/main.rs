@@ -3,10 +3,13 @@
 //! Everything here is told and seen as an operator or a client would: nothing of the library is
 //! used. What needs more than a toolchain (other vendors' clients, mounts) is in `.ci/suites`.
 
+mod ack_delay;
+mod delivery;
 mod harness;
 mod limits;
 mod listeners;
 mod mail;
+mod next_hop;
 mod preflight;
 mod resources;
 mod sessions;

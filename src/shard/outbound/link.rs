@@ -146,6 +146,15 @@ impl Link {
         }
     }
 
+    /// Looks whether the next hop has said something while content is being sent: nothing is due,
+    /// so it must not get the content's end.
+    pub fn check_silence(&mut self) -> Result<(), Lost> {
+        match self.read() {
+            Some(Event::Lost(lost)) => Err(lost),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for a nudge, or for the next hop to end the connection, at most this long. False: it
     /// is of no more use.
     pub async fn idle(&mut self, longest: Duration) -> bool {

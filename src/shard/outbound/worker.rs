@@ -381,7 +381,10 @@ impl Worker {
     async fn send_body(&self, link: &mut Link, subject: &Subject) -> Result<(), Lost> {
         match &subject.content.body {
             Body::Memory(octets, range) => {
-                for piece in octets[range.clone()].chunks(READ_MAX_OCTETS) {
+                for (number, piece) in octets[range.clone()].chunks(READ_MAX_OCTETS).enumerate() {
+                    if number > 0 {
+                        link.check_silence()?;
+                    }
                     link.session().body(piece);
                     link.flush().await?;
                 }
@@ -421,6 +424,7 @@ impl Worker {
             if is_last && (sum != crc || left > 0) {
                 return Err(self.cut_off(link, subject, "it is damaged"));
             }
+            link.check_silence()?;
             link.session().body(&piece);
             link.flush().await?;
             if is_last {
