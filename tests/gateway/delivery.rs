@@ -41,11 +41,6 @@ fn end(mut gateway: Gateway) {
     assert_eq!(code, Some(0), "{stderr}");
 }
 
-#[track_caller]
-fn until_queue_is_empty(gateway: &Gateway) {
-    until("the queue is empty", || list_json(&gateway.spool).is_empty());
-}
-
 /// The only message of the queue, once nothing of it is tried any more.
 #[track_caller]
 fn failed(spool: &Path) -> Value {
@@ -109,7 +104,7 @@ fn every_shape_arrives(hop: &NextHop, check: impl Fn(&Message)) {
         })
         .collect();
     client.quit();
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     let arrived = hop.messages();
     assert_eq!(arrived.len(), sent.len());
     for (name, from, id, expected) in sent {
@@ -188,7 +183,7 @@ fn parameters_are_passed_on_where_they_are_offered() {
             assert!(two.contains("NOTIFY=NEVER"), "{two:?}");
         }
     }
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     // Octets above 127 are never given to whom they would be spoilt by.
     send(&mut client, "seven-bit");
     let entry = failed(&gateway.spool);
@@ -215,7 +210,7 @@ fn each_next_hop_gets_its_recipients() {
     let mut all: Vec<&str> = recipients.iter().map(String::as_str).collect();
     all.insert(77, "Postmaster");
     let id = gateway.session().deliver(FROM, &all, CONTENT);
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     for (number, hop) in hops.iter().enumerate() {
         let messages = hop.messages();
         let mut got: Vec<&str> = messages.iter().flat_map(Message::recipients).collect();
@@ -244,13 +239,13 @@ fn mail_waits_for_a_next_hop_that_is_down() {
     ids.sort();
     assert_eq!(listed.iter().map(|entry| entry["id"].as_str().expect("an id")).collect::<Vec<_>>(), ids);
     hop.restart();
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     assert_eq!(hop.messages().len(), 5);
     // And when it goes away later.
     hop.stop();
     client.deliver(FROM, &[TO], CONTENT);
     hop.restart();
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     assert_eq!(hop.messages().len(), 6);
     end(gateway);
 }
@@ -277,7 +272,7 @@ fn mail_in_the_queue_survives_the_end_of_the_process() {
     }
     hop.restart();
     let gateway = forwarding(&spool, &[next_hop(&hop)]);
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     let arrived = hop.messages();
     assert_eq!(arrived.len(), sent.len());
     for (id, content) in sent {
@@ -319,7 +314,7 @@ fn arrives_after(cases: Vec<(String, NextHop)>, options: &[&str], twice: impl Fn
     let content = [CONTENT, &b"line after line\r\n".repeat(300_000)].concat();
     let ids: Vec<String> =
         cases.iter().map(|(name, _)| client.deliver(FROM, &[&format!("rcpt@{name}.test.example")], &content)).collect();
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     for ((name, hop), id) in cases.iter().zip(ids) {
         let messages = hop.messages();
         assert!(messages.iter().any(|message| message.answered), "{name}");
@@ -382,7 +377,10 @@ fn mishaps_are_tried_again() {
                 cases.push((format!("{name}-{action}"), hop));
             }
         }
-        arrives_after(cases, &[], |name| name.starts_with("end-"));
+        arrives_after(cases, &[], |name| {
+            // A next hop that goes on reading may have read to the end.
+            name.starts_with("end-") || name == "body-garbage"
+        });
     }
 }
 
@@ -522,7 +520,7 @@ fn a_next_hop_that_hangs_stops_no_other() {
     good.wait(101);
     assert!(hanging.messages().iter().all(|message| !message.answered));
     open.store(true, Ordering::Release);
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     assert_eq!((hanging.messages().len(), good.messages().len()), (101, 101));
     gateway.stop();
 }
@@ -534,14 +532,14 @@ fn the_second_next_hop_stands_in_for_the_first() {
     let gateway = forwarding(&scratch.join("spool"), &[next_hop(&one), next_hop(&two)]);
     let mut client = gateway.session();
     (0..5).for_each(|_| drop(client.deliver(FROM, &[TO], CONTENT)));
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     assert_eq!(two.messages().len(), 5);
     one.restart();
     let mut sent = 5;
     until("the first is used again", || {
         client.deliver(FROM, &[TO], CONTENT);
         sent += 1;
-        until_queue_is_empty(&gateway);
+        gateway.until_delivered();
         !one.messages().is_empty()
     });
     assert_eq!(one.messages().len() + two.messages().len(), sent);
@@ -550,7 +548,7 @@ fn the_second_next_hop_stands_in_for_the_first() {
     two.stop();
     client.deliver(FROM, &[TO], CONTENT);
     two.restart();
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     assert_eq!(one.messages().len() + two.messages().len(), sent + 1);
     end(gateway);
 }
@@ -565,7 +563,7 @@ fn connections_are_used_again() {
             client.deliver(FROM, &[TO], CONTENT);
             hop.wait(number);
         }
-        until_queue_is_empty(&gateway);
+        gateway.until_delivered();
         assert_eq!(hop.messages().len(), 20);
         let used: HashSet<usize> = hop.messages().iter().map(|message| message.connection).collect();
         assert!(used.len() < 20, "{} connections for 20 messages", used.len());
@@ -573,7 +571,7 @@ fn connections_are_used_again() {
         hop.stop();
         hop.restart();
         client.deliver(FROM, &[TO], CONTENT);
-        until_queue_is_empty(&gateway);
+        gateway.until_delivered();
         assert_eq!(hop.messages().len(), 21);
         end(gateway);
     }
@@ -593,7 +591,7 @@ fn without_a_next_hop_mail_is_held_until_there_is_one() {
     until("that is known", || list_json(&spool)[0]["outcomes"].is_array());
     gateway.stop();
     let gateway = forwarding(&spool, &[next_hop(&hop)]);
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     gateway.stop();
     let messages = hop.messages();
     assert_eq!(messages.iter().map(Message::recipients).collect::<Vec<_>>(), [["rcpt@a.test.example"], [TO]]);
@@ -614,7 +612,7 @@ fn what_comes_while_a_message_is_sent_is_not_lost() {
         let replies: [String; 4] = std::array::from_fn(|_| client.reply());
         queue_id(&replies[3]);
     }
-    until_queue_is_empty(&gateway);
+    gateway.until_delivered();
     assert_eq!(hop.messages().len(), 200);
     gateway.stop();
 }

@@ -442,6 +442,12 @@ impl Gateway {
         until("gatepost_connections is 0", || self.metric("gatepost_connections") == 0.0);
     }
 
+    /// Waits until nothing is in the queue: everything was delivered, and that is on the disk.
+    #[track_caller]
+    pub fn until_delivered(&self) {
+        until("the queue is empty", || self.metric("gatepost_queue_messages") == 0.0);
+    }
+
     /// CPU time it has used.
     pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");

@@ -8,15 +8,16 @@
 //!
 //! It keeps its port while it is stopped: connections are refused, and nobody else can take it.
 
+mod dialogue;
+
 use crate::harness::until;
+use dialogue::Dialogue;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 /// What is offered unless a test says otherwise.
 pub const EXTENSIONS: &[&str] = &["PIPELINING", "SIZE 0", "8BITMIME", "DSN", "CHUNKING", "ENHANCEDSTATUSCODES"];
@@ -196,13 +197,12 @@ impl NextHop {
                 state.connections += 1;
                 let connection = state.connections;
                 state.open.insert(connection, stream.try_clone().expect("a socket"));
-                let message = Message { connection, ..Message::default() };
-                let input = BufReader::new(stream);
-                let mut dialogue = Dialogue { shared: shared.clone(), input, message, esmtp: false };
+                let shared = shared.clone();
                 thread::spawn(move || {
+                    let mut dialogue = Dialogue::new(shared.clone(), stream, connection);
                     // It ends with the connection, in whatever way.
                     let _ = dialogue.serve();
-                    dialogue.shared.state().open.remove(&connection);
+                    shared.state().open.remove(&connection);
                 });
             }
         });
@@ -212,9 +212,13 @@ impl NextHop {
     /// The messages taken so far.
     #[track_caller]
     pub fn messages(&self) -> Vec<Message> {
-        let state = self.shared.state();
-        assert!(state.complaints.is_empty(), "{:#?}", state.complaints);
-        state.messages.clone()
+        // Not asserted with the lock: whoever drops this next hop then takes it.
+        let (messages, complaints) = {
+            let state = self.shared.state();
+            (state.messages.clone(), state.complaints.clone())
+        };
+        assert!(complaints.is_empty(), "{complaints:#?}");
+        messages
     }
 
     /// Waits until so many messages have been taken.
@@ -242,217 +246,4 @@ fn socket(address: SocketAddr) -> Socket {
     socket.set_reuse_address(true).expect("a socket");
     socket.bind(&address.into()).unwrap_or_else(|error| panic!("{address}: {error}"));
     socket
-}
-
-/// One connection. An error is its end, also where all went well.
-struct Dialogue {
-    shared: Arc<Shared>,
-    input: BufReader<TcpStream>,
-    /// The transaction.
-    message: Message,
-    esmtp: bool,
-}
-
-impl Dialogue {
-    fn serve(&mut self) -> io::Result<()> {
-        self.step(Verb::Connect, "", "220 next-hop.test.example ESMTP")?;
-        loop {
-            let line = self.line()?;
-            let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
-            if verb != "BDAT" && !self.input.buffer().is_empty() {
-                self.hold_to_offer("PIPELINING", &line);
-            }
-            for parameter in line.rsplit('>').next().filter(|_| line.contains('>')).unwrap_or_default().split(' ') {
-                match parameter.split('=').next().unwrap_or_default() {
-                    "" => {}
-                    "SIZE" => self.hold_to_offer("SIZE", &line),
-                    "BODY" => self.hold_to_offer("8BITMIME", &line),
-                    "RET" | "ENVID" | "NOTIFY" | "ORCPT" => self.hold_to_offer("DSN", &line),
-                    other => self.hold_to_offer(other, &line),
-                }
-            }
-            match verb.as_str() {
-                "EHLO" | "HELO" => self.hello(&verb, line)?,
-                "MAIL" => {
-                    if self.step(Verb::Mail, &line, "250 2.1.0 Sender OK")? {
-                        self.reset();
-                        self.message.mail = line;
-                    }
-                }
-                "RCPT" if self.message.mail.is_empty() => self.say("503 5.5.1 No sender")?,
-                "RCPT" => {
-                    if self.step(Verb::Rcpt, &line, "250 2.1.5 Recipient OK")? {
-                        self.message.rcpt.push(line);
-                    }
-                }
-                "DATA" if self.message.rcpt.is_empty() => self.say("503 5.5.1 No recipients")?,
-                "DATA" => {
-                    if self.step(Verb::Data, &line, "354 Go ahead")? {
-                        self.data()?;
-                    }
-                }
-                "BDAT" => self.chunk(&line)?,
-                "RSET" => {
-                    self.step(Verb::Rset, &line, "250 2.0.0 Reset")?;
-                    self.reset();
-                }
-                "QUIT" => {
-                    self.step(Verb::Quit, &line, "221 2.0.0 Bye")?;
-                    return Ok(());
-                }
-                _ => {
-                    self.shared.complain(format!("unknown command: {line}"));
-                    self.say("500 5.5.1 Unknown command")?;
-                }
-            }
-        }
-    }
-
-    fn hold_to_offer(&self, extension: &str, line: &str) {
-        let offered = self.shared.extensions.iter().any(|offer| offer.split(' ').next() == Some(extension));
-        if !self.esmtp || !offered {
-            self.shared.complain(format!("{extension} was not offered: {line}"));
-        }
-    }
-
-    fn hello(&mut self, verb: &str, line: String) -> io::Result<()> {
-        let mut reply = "250 next-hop.test.example".to_owned();
-        if verb == "EHLO" {
-            self.shared.extensions.iter().for_each(|extension| reply = format!("{reply}\r\n250 {extension}"));
-            reply = reply.replacen("250 ", "250-", self.shared.extensions.len());
-        }
-        let verb = if verb == "EHLO" { Verb::Ehlo } else { Verb::Helo };
-        if self.step(verb, &line, &reply)? {
-            self.esmtp = verb == Verb::Ehlo;
-            self.message.hello = line;
-            self.reset();
-        }
-        Ok(())
-    }
-
-    fn data(&mut self) -> io::Result<()> {
-        let is_open = self.step(Verb::Body, "", "")?;
-        loop {
-            let mut line = Vec::new();
-            self.input.read_until(b'\n', &mut line)?;
-            let Some(text) = line.strip_suffix(b"\r\n").filter(|text| !text.contains(&b'\r')) else {
-                if line.ends_with(b"\n") {
-                    self.shared.complain(format!("bare CR or LF in DATA: {:?}", String::from_utf8_lossy(&line)));
-                }
-                return Err(ErrorKind::InvalidData.into());
-            };
-            if text == b"." {
-                return self.end("", is_open);
-            }
-            self.message.content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
-        }
-    }
-
-    fn chunk(&mut self, line: &str) -> io::Result<()> {
-        self.hold_to_offer("CHUNKING", line);
-        let mut words = line.split(' ').skip(1);
-        let octets: u64 = words.next().and_then(|word| word.parse().ok()).ok_or(ErrorKind::InvalidData)?;
-        let is_open = self.message.rcpt.is_empty() || self.message.by_chunks || self.step(Verb::Body, line, "")?;
-        self.message.by_chunks = true;
-        let taken = Read::by_ref(&mut self.input).take(octets).read_to_end(&mut self.message.content)?;
-        if taken as u64 != octets {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        match words.next() {
-            _ if self.message.rcpt.is_empty() => self.say("503 5.5.1 No recipients"),
-            Some(_) => self.end(line, is_open),
-            None if is_open => self.step(Verb::Data, line, "250 2.0.0 Chunk received").map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// All of the content has come. Unless `is_open`, it had its reply before.
-    fn end(&mut self, line: &str, is_open: bool) -> io::Result<()> {
-        let message = self.message.clone();
-        self.reset();
-        if !is_open {
-            return Ok(());
-        }
-        let act = self.shared.ask(Verb::End, line);
-        let is_noise = matches!(act, Act::Garbage);
-        if matches!(act, Act::Say(_)) {
-            return self.act(act, Verb::End, "").map(drop);
-        }
-        let place = {
-            let messages = &mut self.shared.state().messages;
-            messages.push(message);
-            messages.len() - 1
-        };
-        self.act(act, Verb::End, "250 2.0.0 Message taken")?;
-        self.shared.state().messages[place].answered = !is_noise;
-        Ok(())
-    }
-
-    fn reset(&mut self) {
-        self.message.mail.clear();
-        self.message.rcpt.clear();
-        self.message.content.clear();
-        self.message.by_chunks = false;
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        self.input.read_line(&mut line)?;
-        match line.strip_suffix("\r\n") {
-            Some(text) => return Ok(text.to_owned()),
-            None if line.is_empty() => {}
-            None => self.shared.complain(format!("a command without CRLF: {line:?}")),
-        }
-        Err(ErrorKind::UnexpectedEof.into())
-    }
-
-    /// Asks the script and does it. False: it refuses.
-    fn step(&mut self, verb: Verb, line: &str, reply: &str) -> io::Result<bool> {
-        let act = self.shared.ask(verb, line);
-        self.act(act, verb, reply)
-    }
-
-    fn act(&mut self, act: Act, verb: Verb, reply: &str) -> io::Result<bool> {
-        match act {
-            Act::Go => self.say(reply)?,
-            Act::Say(refusal) => {
-                self.say(refusal)?;
-                return if refusal.starts_with("421") { Err(ErrorKind::NotConnected.into()) } else { Ok(false) };
-            }
-            Act::Hang => {
-                while verb != Verb::Body && self.input.read(&mut [0; 4096])? > 0 {}
-                self.wait(|| false)?;
-            }
-            // Takes effect when the connection is dropped.
-            Act::Reset => {
-                SockRef::from(self.input.get_ref()).set_linger(Some(Duration::ZERO))?;
-                return Err(ErrorKind::ConnectionReset.into());
-            }
-            Act::Close => {
-                self.input.get_ref().shutdown(Shutdown::Write)?;
-                while self.input.read(&mut [0; 4096])? > 0 {}
-                return Err(ErrorKind::NotConnected.into());
-            }
-            Act::Garbage => self.input.get_mut().write_all(b"\xff\0\xfe gar\x01bage \x80\r\n")?,
-            Act::Hold(open) => {
-                self.wait(|| open.load(Ordering::Acquire))?;
-                self.say(reply)?;
-            }
-        }
-        Ok(true)
-    }
-
-    fn wait(&self, done: impl Fn() -> bool) -> io::Result<()> {
-        while !done() {
-            if self.shared.stopped.load(Ordering::Acquire) {
-                return Err(ErrorKind::NotConnected.into());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-
-    fn say(&mut self, reply: &str) -> io::Result<()> {
-        if reply.is_empty() { Ok(()) } else { self.input.get_mut().write_all(format!("{reply}\r\n").as_bytes()) }
-    }
 }
