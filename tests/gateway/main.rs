@@ -11,6 +11,7 @@ mod listeners;
 mod mail;
 mod next_hop;
 mod preflight;
+mod queue;
 mod resources;
 mod sessions;
 mod shutdown;

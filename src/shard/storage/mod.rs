@@ -189,11 +189,15 @@ impl Storage {
         let _operation = self.0.net.ring_operation();
         self.0.segments_read.forget(generation).await;
         let from = self.0.directory.file(&segment_name(generation));
-        if damaged {
-            let to = self.0.directory.file(&quarantine_name(generation));
-            glommio::io::rename(from, to).await.map_err(into_io)?;
+        let gone = if damaged {
+            glommio::io::rename(from, self.0.directory.file(&quarantine_name(generation))).await
         } else {
-            glommio::io::remove(from).await.map_err(into_io)?;
+            glommio::io::remove(from).await
+        };
+        match gone.map_err(into_io) {
+            // The segment could not be made, and what was written for it failed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
         }
         sync_directory(self.0.directory.path()).await
     }

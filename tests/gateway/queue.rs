@@ -1,0 +1,109 @@
+//! The queue behind the 250: what becomes of mail when a next hop, or the disk, does not do its part.
+
+use crate::harness::{PATIENCE, Scratch, start, until};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+/// A next hop that does what it is told, on the test's thread. Offers nothing.
+struct NextHop(TcpListener);
+
+/// A connection to it.
+struct Hop(BufReader<TcpStream>);
+
+impl NextHop {
+    fn new() -> Self {
+        NextHop(TcpListener::bind("127.0.0.1:0").expect("a free port"))
+    }
+
+    fn option(&self) -> String {
+        format!("--next-hop={}", self.0.local_addr().expect("bound"))
+    }
+
+    /// The next connection, before its greeting.
+    fn connection(&self) -> Hop {
+        let (stream, _) = self.0.accept().expect("a listener");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Hop(BufReader::new(stream))
+    }
+
+    /// The next connection, after its hello.
+    fn greeted(&self) -> Hop {
+        let mut hop = self.connection();
+        hop.say("220 hop ESMTP");
+        assert!(hop.line().starts_with("EHLO "));
+        hop.say("250 hop");
+        hop
+    }
+}
+
+impl Hop {
+    fn say(&mut self, reply: &str) {
+        self.0.get_mut().write_all(format!("{reply}\r\n").as_bytes()).expect("a peer that reads");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("a line within reason");
+        line
+    }
+
+    /// Takes a message of one recipient up to its final dot.
+    fn message(&mut self) {
+        self.transaction();
+        while self.line() != ".\r\n" {}
+    }
+
+    /// Takes a message of one recipient up to its content.
+    fn transaction(&mut self) {
+        for (command, reply) in [("MAIL", "250 OK"), ("RCPT", "250 OK"), ("DATA", "354 go on")] {
+            let line = self.line();
+            assert!(line.starts_with(command), "{line}");
+            self.say(reply);
+        }
+    }
+}
+
+/// A message that no next hop was there for, in a spool of one shard.
+fn spooled(scratch: &Scratch) {
+    let gateway = start(&scratch.join("spool"), &["--shards=1"]);
+    let mut client = gateway.session();
+    client.deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    client.quit();
+    gateway.stop();
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_is_no_failure_later() {
+    let scratch = Scratch::new();
+    spooled(&scratch);
+    let next_hop = NextHop::new();
+    let gateway = start(&scratch.join("spool"), &["--shards=1", &next_hop.option()]);
+    let mut hop = next_hop.greeted();
+    hop.message();
+    // The outcome finds no directory to make its segment in.
+    let (shard, away) = (scratch.join("spool/shard-0"), scratch.join("away"));
+    fs::rename(&shard, &away).expect("the same filesystem");
+    hop.say("250 taken");
+    until("the outcome cannot be written", || gateway.metric("gatepost_spool_failures_total") > 0.0);
+    fs::rename(&away, &shard).expect("the same filesystem");
+    until("the outcome is written again", || gateway.metric("gatepost_queue_messages") == 0.0);
+    let first = shard.join("segment-0000000000000001");
+    until("its message's segment goes", || !first.exists());
+    let failures = gateway.metric("gatepost_spool_failures_total");
+    drop(hop);
+    for _ in 0..2 {
+        let mut client = gateway.session();
+        client.expect("MAIL FROM:<a@b.example>", "250 2.1.0 Sender OK");
+        client.send("RCPT TO:<rcpt@test.example>\r\nDATA\r\nx\r\n.\r\n");
+        let mut hop = next_hop.greeted();
+        hop.message();
+        hop.say("250 taken");
+        for code in ["250", "354", "250"] {
+            let reply = client.reply();
+            assert!(reply.starts_with(code), "{reply}");
+        }
+    }
+    until("nothing is left", || gateway.metric("gatepost_queue_messages") == 0.0);
+    assert_eq!(gateway.metric("gatepost_spool_failures_total"), failures);
+}
