@@ -97,7 +97,7 @@ pub struct Finished {
 
 #[derive(Debug, Default)]
 struct Segment {
-    /// Messages in it that are needed.
+    /// Messages in it that are needed, or held.
     live: u32,
     settles: BTreeSet<u64>,
     damaged: bool,
@@ -314,6 +314,20 @@ impl<H> Schedule<H> {
         Some(Finished { id: message.id, octets: message.octets, spilled: message.spilled, emptied_segment })
     }
 
+    /// A message is being written to the segment with this generation: it stays until
+    /// [`Self::unhold`]. Between a message's sync and [`Self::add`] its segment may be the last
+    /// one written to no more, and nothing else would say that it is needed.
+    pub fn hold(&mut self, generation: u64) {
+        self.segments.entry(generation).or_default().live += 1;
+    }
+
+    /// That message was added, or is not kept.
+    pub fn unhold(&mut self, generation: u64) {
+        if let Some(segment) = self.segments.get_mut(&generation) {
+            segment.live = segment.live.saturating_sub(1);
+        }
+    }
+
     /// A segment that nothing needs, older than the oldest in use; and whether it holds something
     /// that is no record, so that it must be put aside rather than removed. It is told once; the
     /// driver calls [`Self::segment_is_gone`] when its name is off the disk for good.
@@ -397,6 +411,26 @@ mod tests {
         assert!(schedule.removable_segment(1).is_none(), "still written to");
         assert_eq!(schedule.removable_segment(2), Some((1, false)));
         assert!(schedule.removable_segment(2).is_none(), "told once");
+    }
+
+    #[test]
+    fn a_segment_stays_while_a_message_is_on_its_way_into_it() {
+        let mut schedule = Schedule::new(1);
+        schedule.hold(1);
+        let earlier = add(&mut schedule, 1, 1, 1, &[0]);
+        let job = schedule.next(0).expect("a job");
+        settle(&mut schedule, earlier, 0, Status::Delivered, 1);
+        schedule.end(job);
+        assert_eq!(schedule.recorded(earlier).map(|finished| finished.emptied_segment), Some(false));
+        assert_eq!(schedule.removable_segment(2), None, "a message in it is durable and not added yet");
+        let held = add(&mut schedule, 2, 1, 1, &[0]);
+        schedule.unhold(1);
+        assert_eq!(schedule.removable_segment(2), None);
+        let job = schedule.next(0).expect("a job");
+        settle(&mut schedule, held, 0, Status::Delivered, 1);
+        schedule.end(job);
+        assert!(schedule.recorded(held).is_some());
+        assert_eq!(schedule.removable_segment(2), Some((1, false)));
     }
 
     #[test]

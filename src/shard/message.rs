@@ -1,7 +1,7 @@
 //! A message that is arriving: in memory, then in a spill file.
 
 use super::Context;
-use super::outbound::{self, Accepted, Content};
+use super::outbound::{self, Accepted, Content, Hold};
 use super::shared::BodyMemory;
 use super::storage::{CommitError, Spill};
 use crate::limits::{
@@ -13,6 +13,7 @@ use crate::smtp::server::Session;
 use crate::smtp::{Durable, QueueId};
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Capacities a body's buffer takes one after the other: known steps instead of doubling, so that
@@ -88,7 +89,7 @@ impl Message {
     /// Makes the message durable with the session's envelope.
     pub async fn commit(
         mut self,
-        context: &Context,
+        context: &Rc<Context>,
         session: &Session,
         client: IpAddr,
     ) -> Result<(Durable, Accepted), CommitError> {
@@ -118,6 +119,7 @@ impl Message {
             context.storage.append(&message)
         };
         let location = commit.location();
+        let hold = Hold::new(context, location.generation);
         let spill = self.spill.take();
         let result = commit.durable().await;
         if let Some(spill) = spill {
@@ -128,6 +130,6 @@ impl Message {
             None => outbound::Body::Memory(self.buffer, 0..octets as usize),
         };
         let content = Content::hot(stored, body, self.memory);
-        result.map(|durable| (durable, Accepted { id: self.id, location, octets, content }))
+        result.map(|durable| (durable, Accepted { id: self.id, location, hold, octets, content }))
     }
 }

@@ -88,10 +88,32 @@ pub struct Accepted {
     pub id: QueueId,
     /// Where its record is.
     pub location: Location,
+    /// Keeps its segment until it is in the queue.
+    pub hold: Hold,
     /// Its octets.
     pub octets: u64,
     /// Itself.
     pub content: Content,
+}
+
+/// Keeps a segment from being removed, from a message's way into it until the queue knows it.
+pub struct Hold {
+    context: Rc<Context>,
+    generation: u64,
+}
+
+impl Hold {
+    /// Keeps the segment with this generation.
+    pub fn new(context: &Rc<Context>, generation: u64) -> Self {
+        context.outbound.schedule.borrow_mut().hold(generation);
+        Hold { context: context.clone(), generation }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.context.outbound.schedule.borrow_mut().unhold(self.generation);
+    }
 }
 
 impl Outbound {
@@ -166,7 +188,7 @@ pub fn lanes_of(routes: &Routes, envelope: &StoredEnvelope<'_>, lanes: &mut Vec<
 //= what must queue, or has no next hop that is up, is acknowledged at once.
 pub fn accept(context: &Rc<Context>, accepted: Accepted, session: &dyn Fn() -> Nudge) -> Option<Rc<Notice>> {
     let outbound = &context.outbound;
-    let Accepted { id, location, octets, content } = accepted;
+    let Accepted { id, location, hold, octets, content } = accepted;
     let mut lanes = outbound.lanes.take();
     let envelope = StoredEnvelope::decode(&content.envelope)?;
     let recipients = u32::try_from(envelope.recipient_count()).unwrap_or(u32::MAX);
@@ -183,6 +205,7 @@ pub fn accept(context: &Rc<Context>, accepted: Accepted, session: &dyn Fn() -> N
         schedule.enqueue(key, &lanes);
         key
     };
+    drop(hold);
     let mut waiting = 0;
     for &lane in &lanes {
         pump(context, lane);
