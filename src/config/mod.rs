@@ -112,9 +112,15 @@ impl Config {
             return Err(ConfigError::new("--shards", format!("expected 1 to {SHARDS_MAX}")));
         }
         let accepted_domains = accepted_domains(&options, read_file)?;
+        let listen = listen(&options.listen)?;
+        let delivery = DeliveryConfig::new(&options)?;
+        if let Some(own) = delivery.next_hops.iter().find(|next_hop| next_hop.is_any_of(&listen)) {
+            let message = format!("{own} is this gateway itself: its mail would go round in circles");
+            return Err(ConfigError::new("--next-hop", message));
+        }
         let relay_from = options.relay_from.iter().map(|item| parse_range(item)).collect::<Result<_, _>>();
         Ok(Config {
-            listen: listen(&options.listen)?,
+            listen,
             shards: options.shards,
             accepted_domains,
             relay_from: relay_from.map_err(|error| ConfigError::new("--relay-from", error))?,
@@ -131,7 +137,7 @@ impl Config {
             protocol_errors_max: options.max_protocol_errors,
             connection_timeout: options.connection_timeout,
             inactivity_timeout: options.inactivity_timeout,
-            delivery: DeliveryConfig::new(&options)?,
+            delivery,
             drain_timeout: options.drain_timeout,
             metrics_listen: options.metrics_listen.0,
             inactive: inactive(&options),
@@ -278,6 +284,7 @@ mod tests {
             (&["--accept-domain=a..b"], "--accept-domain", "a..b"),
             (&["--accept-domains-file=bad"], "--accept-domains-file", "2"),
             (&["--accept-domains-file=missing"], "--accept-domains-file", "missing"),
+            (&["--listen=0.0.0.0:25", "--next-hop=127.0.0.1:25"], "--next-hop", "circles"),
             (&["--relay-from=10.0.0.0/33"], "--relay-from", "10.0.0.0/33"),
             (&["--table-slots=1000"], "--table-slots", "1000"),
             (&["--shards=0"], "--shards", "1 to"),

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::policy::canonical;
 use crate::smtp::address::is_domain;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -34,6 +34,19 @@ pub enum Host {
     Ip(IpAddr),
     /// A name to resolve, in lower case, without a trailing dot.
     Name(String),
+}
+
+impl NextHopAddress {
+    /// Whether it certainly is one of these addresses of our own. Names and the machine's other
+    /// addresses are not looked up.
+    pub(super) fn is_any_of(&self, own: &[SocketAddr]) -> bool {
+        let Host::Ip(ip) = self.host else { return false };
+        let is_same = |address: &&SocketAddr| {
+            let any_reaches = address.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified());
+            address.port() == self.port && (canonical(address.ip()) == ip || any_reaches)
+        };
+        own.iter().find(is_same).is_some()
+    }
 }
 
 impl fmt::Display for NextHopAddress {

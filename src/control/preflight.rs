@@ -5,6 +5,7 @@
 use crate::config::Config;
 use crate::limits::{
     DESCRIPTORS_BASE, DESCRIPTORS_PER_SHARD, LISTEN_BACKLOG, MEMLOCK_MIN_OCTETS, MEMLOCK_PER_SHARD_OCTETS,
+    NEXT_HOP_WINDOW_DEFAULT,
 };
 use crate::shard::storage::SpoolError;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
@@ -116,12 +117,15 @@ pub fn check_locked_memory(shards: usize) -> Result<(), Failure> {
 /// Raises RLIMIT_NOFILE to what the configured connections need, or to all there is.
 pub fn check_descriptors(config: &Config, shards: usize) -> Result<(), Failure> {
     let connections = u64::from(config.limits.connections_max);
-    let needed = connections + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
+    let next_hops = config.delivery.next_hops.len() as u64;
+    let outgoing = next_hops * u64::from(NEXT_HOP_WINDOW_DEFAULT);
+    let needed = connections + outgoing + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
+    let with_next_hops = if next_hops > 0 { format!(" with {next_hops} next hops") } else { String::new() };
     raise(Resource::Nofile, needed).map_err(|limit| {
         Failure::new(
             ExitCode::OsError,
             format!(
-                "RLIMIT_NOFILE is {limit}, --max-connections {connections} on {shards} shards needs {needed}: raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower --max-connections"
+                "RLIMIT_NOFILE is {limit}, --max-connections {connections} on {shards} shards{with_next_hops} needs {needed}: raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower --max-connections"
             ),
         )
     })

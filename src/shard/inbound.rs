@@ -7,12 +7,12 @@
 use super::Context;
 use super::message::Message;
 use super::net::{Connection, Ready};
-use super::outbound::{self, Notice, Verdict};
+use super::outbound::{self, Acknowledgement, Notice};
 use super::shared::{Permit, Stage};
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{Query, Session, Step, Verdict as Decision};
+use crate::smtp::server::{Query, Session, Step, Verdict};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -196,14 +196,14 @@ impl Inbound {
         }
     }
 
-    fn decide(&self, query: Query<'_>) -> Decision {
+    fn decide(&self, query: Query<'_>) -> Verdict {
         let context = &*self.context;
         let accepted = match query {
             Query::Sender => {
                 let now = context.net.now();
                 let within = |permit: &Permit| permit.try_count_message(now, &context.config.limits);
                 let accepted = self.permit.as_ref().is_some_and(within);
-                return if accepted { Decision::Accept } else { Decision::Refuse(Reply::RateExceeded) };
+                return if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) };
             }
             Query::Recipient(mailbox) => {
                 let default = context.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
@@ -216,8 +216,8 @@ impl Inbound {
             }
         };
         match accepted {
-            RecipientVerdict::Accept => Decision::Accept,
-            RecipientVerdict::RelayDenied => Decision::Refuse(Reply::UnableToRelay),
+            RecipientVerdict::Accept => Verdict::Accept,
+            RecipientVerdict::RelayDenied => Verdict::Refuse(Reply::UnableToRelay),
         }
     }
 
@@ -233,19 +233,19 @@ impl Inbound {
                 metrics.queue_messages.increment(1.0);
                 metrics.queue_bytes.increment(octets as f64);
                 let notice = outbound::accept(&self.context, accepted, &|| self.connection.nudge());
-                let verdict = match notice {
+                let acknowledgement = match notice {
                     Some(notice) => self.await_verdict(&notice).await,
-                    None => Verdict::Accept,
+                    None => Acknowledgement::Accept,
                 };
                 let now = self.context.net.now();
-                match verdict {
-                    Verdict::Accept => {
+                match acknowledgement {
+                    Acknowledgement::Accept => {
                         self.context.metrics.messages_accepted.increment(1);
                         self.context.metrics.message_bytes_accepted.increment(octets);
                         self.session.handle_durable(now, &durable);
                         self.unsent_acknowledgement = true;
                     }
-                    Verdict::Refuse(line) => self.session.handle_refusal(now, &line),
+                    Acknowledgement::Refuse(line) => self.session.handle_refusal(now, &line),
                 }
             }
             Err(_) => self.session.handle_commit_failure(now),
@@ -256,7 +256,7 @@ impl Inbound {
     /// drains.
     ///
     //= [MS-OXSMTP] AcknowledgementDelay: when the limit passes the server acknowledges anyway.
-    async fn await_verdict(&mut self, notice: &Notice) -> Verdict {
+    async fn await_verdict(&mut self, notice: &Notice) -> Acknowledgement {
         let delay = self.context.config.delivery.ack_delay;
         self.connection.set_deadline(delay.map(|delay| self.context.net.now() + delay));
         let metrics = &self.context.metrics.ack_delays;
@@ -271,7 +271,7 @@ impl Inbound {
             };
             if notice.verdict().is_none() && notice.give_up() {
                 skipped.increment(1);
-                return Verdict::Accept;
+                return Acknowledgement::Accept;
             }
         }
     }

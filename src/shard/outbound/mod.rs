@@ -29,7 +29,7 @@ mod worker;
 
 pub use content::{Body, Content};
 pub use keeper::keep;
-pub use notice::{Notice, Verdict};
+pub use notice::{Acknowledgement, Notice};
 pub use settle::Recorder;
 
 use super::Context;

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 /// What the session is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Acknowledgement {
     /// The 250: the message is durable, and what becomes of it is the queue's business.
     Accept,
     /// This refusal of the next hop: the message is withdrawn from the queue.
@@ -19,7 +19,7 @@ enum State {
     Waiting(Option<(u32, String)>),
     /// All were refused; the outcome that says so is on its way to the disk.
     Withdrawing(String),
-    Done(Verdict),
+    Done(Acknowledgement),
     /// The session has said 250 already.
     GivenUp,
 }
@@ -38,7 +38,7 @@ impl Notice {
     }
 
     /// The verdict, once there is one.
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub fn verdict(&self) -> Option<Acknowledgement> {
         match &*self.state.borrow() {
             State::Done(verdict) => Some(verdict.clone()),
             _ => None,
@@ -86,17 +86,17 @@ impl Notice {
             State::Withdrawing(line) => std::mem::take(line),
             _ => return,
         };
-        self.done(if durable { Verdict::Refuse(line) } else { Verdict::Accept });
+        self.done(if durable { Acknowledgement::Refuse(line) } else { Acknowledgement::Accept });
     }
 
     /// Ends the wait with a 250.
     pub fn accept(&self) {
         if self.is_waiting() {
-            self.done(Verdict::Accept);
+            self.done(Acknowledgement::Accept);
         }
     }
 
-    fn done(&self, verdict: Verdict) {
+    fn done(&self, verdict: Acknowledgement) {
         self.state.replace(State::Done(verdict));
         self.session.nudge();
     }
