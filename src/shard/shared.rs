@@ -2,12 +2,13 @@
 
 use crate::config::{Host, Limits, NextHopAddress};
 use crate::delivery::{NextHopId, NextHopState};
+use crate::limits::NEXT_HOP_CROWDED_MS;
 use crate::policy::{ConnectionCounter, ConnectionTable, RateTable, Slot, SourceHasher};
 use crate::smtp::reply::Reply;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The stages of the process's life, in order.
@@ -43,6 +44,10 @@ pub struct NextHop {
     /// Whether it is up, and how many transactions are in flight.
     pub state: NextHopState,
     addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Connections past their hello, with a transaction or idle, all shards.
+    connections: AtomicU32,
+    /// Until when one that has ended still counts: the next hop may notice later.
+    worked_until_ms: AtomicU64,
 }
 
 impl NextHop {
@@ -51,7 +56,29 @@ impl NextHop {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
             Host::Name(_) => Vec::new(),
         };
-        NextHop { name: address.to_string(), state: NextHopState::new(), addresses: ArcSwap::from_pointee(addresses) }
+        NextHop {
+            name: address.to_string(),
+            state: NextHopState::new(),
+            addresses: ArcSwap::from_pointee(addresses),
+            connections: AtomicU32::new(0),
+            worked_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A connection got the reply to its hello; [`Self::closed`] is owed.
+    pub fn opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such a connection has ended.
+    pub fn closed(&self, now_ms: u64) {
+        self.worked_until_ms.fetch_max(now_ms + NEXT_HOP_CROWDED_MS, Ordering::Relaxed);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a connection to it works, or did a moment ago.
+    pub fn is_connected(&self, now_ms: u64) -> bool {
+        self.connections.load(Ordering::Relaxed) > 0 || now_ms < self.worked_until_ms.load(Ordering::Relaxed)
     }
 
     /// Where it can be reached; none as long as its name is not resolved.

@@ -42,6 +42,15 @@ impl Hop {
         self.0.get_mut().write_all(format!("{reply}\r\n").as_bytes()).expect("a peer that reads");
     }
 
+    /// Whether something was sent, or the connection ended.
+    fn has_input(&mut self) -> bool {
+        let stream = self.0.get_ref();
+        stream.set_nonblocking(true).expect("a socket");
+        let has_input = !self.0.buffer().is_empty() || stream.peek(&mut [0]).is_ok();
+        stream.set_nonblocking(false).expect("a socket");
+        has_input
+    }
+
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).expect("a line within reason");
@@ -106,4 +115,51 @@ fn a_segment_that_could_not_be_made_is_no_failure_later() {
     }
     until("nothing is left", || gateway.metric("gatepost_queue_messages") == 0.0);
     assert_eq!(gateway.metric("gatepost_spool_failures_total"), failures);
+}
+
+#[test]
+fn a_next_hop_with_enough_connections_is_not_down() {
+    let scratch = Scratch::new();
+    let next_hop = NextHop::new();
+    let gateway = start(&scratch.join("spool"), &["--shards=2", "--ack-delay=0", &next_hop.option()]);
+    let deliver = || gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    // Messages of one shard go over one connection; the first of the other shard needs a second.
+    deliver();
+    let mut hop = next_hop.greeted();
+    hop.message();
+    hop.say("250 taken");
+    next_hop.0.set_nonblocking(true).expect("a socket");
+    let mut sent = 1;
+    let second = loop {
+        deliver();
+        sent += 1;
+        let mut second = None;
+        until("delivered, or another connection", || {
+            second = next_hop.0.accept().ok();
+            second.is_some() || hop.has_input()
+        });
+        if let Some((stream, _)) = second {
+            break stream;
+        }
+        hop.message();
+        hop.say("250 taken");
+    };
+    next_hop.0.set_nonblocking(false).expect("a socket");
+    Hop(BufReader::new(second)).say("421 4.3.2 too many connections");
+    // The first is idle, then gone; until then more may be refused.
+    loop {
+        let mut next = next_hop.connection();
+        if hop.has_input() {
+            next.say("220 hop ESMTP");
+            assert!(next.line().starts_with("EHLO "));
+            next.say("250 hop");
+            next.message();
+            next.say("250 taken");
+            break;
+        }
+        next.say("421 4.3.2 too many connections");
+    }
+    until("all is delivered", || gateway.metric("gatepost_queue_messages") == 0.0);
+    assert_eq!(gateway.metric("gatepost_messages_accepted_total"), f64::from(sent));
+    assert_eq!(gateway.stderr(), "");
 }

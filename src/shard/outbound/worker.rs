@@ -39,7 +39,13 @@ impl Seat {
 
 /// Connects for a job. The slot of the next hop's window is taken already.
 pub fn spawn(context: &Rc<Context>, next_hop: NextHopId, job: Job) {
-    let worker = Worker { context: context.clone(), next_hop, job: Cell::new(Some(job)), has_slot: Cell::new(true) };
+    let worker = Worker {
+        context: context.clone(),
+        next_hop,
+        job: Cell::new(Some(job)),
+        has_slot: Cell::new(true),
+        is_open: Cell::new(false),
+    };
     context.outbound.workers.set(context.outbound.workers.get() + 1);
     context.net.spawn(async move {
         if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
@@ -54,6 +60,8 @@ struct Worker {
     /// The job at hand.
     job: Cell<Option<Job>>,
     has_slot: Cell<bool>,
+    /// The next hop has answered the hello.
+    is_open: Cell<bool>,
 }
 
 /// What a message at hand is, apart from its octets.
@@ -70,6 +78,9 @@ impl Drop for Worker {
             // Only a defect ends a worker in the middle of a job.
             settle::defer(context, job);
         }
+        if self.is_open.get() {
+            self.state().closed(context.now_ms());
+        }
         self.give_slot_back();
         context.outbound.workers.set(context.outbound.workers.get() - 1);
         context.stop_if_drained();
@@ -84,6 +95,8 @@ impl Worker {
             Err(lost) => return self.unreachable(&lost),
         };
         self.context.metrics.next_hop_connections.opened.increment(1);
+        self.is_open.set(true);
+        self.state().opened();
         if self.state().state.reached() {
             eprintln!("gatepost: next hop {} can be reached again", self.state().name);
         }
@@ -161,11 +174,12 @@ impl Worker {
         context.metrics.next_hop_connections.failed.increment(1);
         let random = context.outbound.random();
         let state = self.state();
-        // A next hop that refuses this connection while others work has enough of them: it is
-        // busy, not down.
+        // A next hop that refuses this connection while others work, or did a moment ago, has
+        // enough of them, if only of another shard's idle ones: it is busy, not down.
         let is_refused = matches!(lost, Lost::Dialogue(failure) if matches!(failure.cause, Cause::Refused(_)));
-        let is_crowded =
-            is_refused && state.state.in_flight() > 1 && state.state.availability(context.now_ms()) == Availability::Up;
+        let is_crowded = is_refused
+            && state.is_connected(context.now_ms())
+            && state.state.availability(context.now_ms()) == Availability::Up;
         if is_crowded {
             let pool = &context.outbound.pools[self.next_hop.index()];
             pool.crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
