@@ -1,7 +1,7 @@
 //! What all shards share: counts, rates and the stage of the process's life. Plain atomics.
 
 use crate::config::{Host, Limits, NextHopAddress};
-use crate::delivery::{NextHopId, NextHopState};
+use crate::delivery::{Availability, NextHopId, NextHopState};
 use crate::limits::NEXT_HOP_CROWDED_MS;
 use crate::policy::{ConnectionCounter, ConnectionTable, RateTable, Slot, SourceHasher};
 use crate::smtp::reply::Reply;
@@ -63,6 +63,15 @@ impl NextHop {
             connections: AtomicU32::new(0),
             worked_until_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Whether it may be sent to now. Not while its name has no address: that is no failure of the
+    /// next hop, and over when the name is resolved.
+    pub fn availability(&self, now_ms: u64) -> Availability {
+        if self.addresses.load().is_empty() {
+            return Availability::Down { probe_at_ms: u64::MAX };
+        }
+        self.state.availability(now_ms)
     }
 
     /// A connection got the reply to its hello; [`Self::closed`] is owed.
@@ -211,5 +220,20 @@ impl BodyMemory {
 impl Drop for BodyMemory {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_hop_is_not_up_before_its_name_is_resolved() {
+        let next_hop = NextHop::new(&"mail.test.example:25".parse().expect("a next hop"));
+        assert!(matches!(next_hop.availability(0), Availability::Down { .. }));
+        next_hop.set_addresses(vec![SocketAddr::from(([192, 0, 2, 1], 25))]);
+        assert_eq!(next_hop.availability(0), Availability::Up);
+        let given = NextHop::new(&"192.0.2.1:25".parse().expect("a next hop"));
+        assert_eq!(given.availability(0), Availability::Up);
     }
 }

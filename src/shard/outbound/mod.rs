@@ -242,7 +242,7 @@ fn has_next_hop_up(context: &Context, lane: u16) -> bool {
 fn preferred(context: &Context, lane: u16) -> Option<NextHopId> {
     let now_ms = context.now_ms();
     let next_hops = context.config.delivery.routes.next_hops(RouteId::from_number(lane));
-    let up = |next_hop: &&NextHopId| context.shared.next_hop(**next_hop).state.availability(now_ms) == Availability::Up;
+    let up = |next_hop: &&NextHopId| context.shared.next_hop(**next_hop).availability(now_ms) == Availability::Up;
     next_hops.iter().find(up).copied()
 }
 
@@ -267,11 +267,12 @@ fn pump(context: &Rc<Context>, lane: u16) {
 fn take_slot(context: &Context, lane: u16) -> Option<NextHopId> {
     let now_ms = context.now_ms();
     for &next_hop in context.config.delivery.routes.next_hops(RouteId::from_number(lane)) {
-        let state = &context.shared.next_hop(next_hop).state;
+        let shared = context.shared.next_hop(next_hop);
+        let state = &shared.state;
         let pool = &context.outbound.pools[next_hop.index()];
         let is_crowded = now_ms < pool.crowded_until_ms.get() && pool.idle.borrow().is_empty();
         let take = || !is_crowded && pool.share.borrow_mut().try_take(state, context.outbound.window);
-        match state.availability(now_ms) {
+        match shared.availability(now_ms) {
             // A full window is no reason to go elsewhere: it is busy, not down.
             Availability::Up => return take().then_some(next_hop),
             Availability::Down { .. } => {}

@@ -179,7 +179,7 @@ impl Worker {
         let is_refused = matches!(lost, Lost::Dialogue(failure) if matches!(failure.cause, Cause::Refused(_)));
         let is_crowded = is_refused
             && state.is_connected(context.now_ms())
-            && state.state.availability(context.now_ms()) == Availability::Up;
+            && state.availability(context.now_ms()) == Availability::Up;
         if is_crowded {
             let pool = &context.outbound.pools[self.next_hop.index()];
             pool.crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
