@@ -1,6 +1,7 @@
 //! The queue behind the 250: what becomes of mail when a next hop, or the disk, does not do its part.
 
 use crate::harness::{PATIENCE, Scratch, start, until};
+use socket2::SockRef;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +14,10 @@ struct Hop(BufReader<TcpStream>);
 
 impl NextHop {
     fn new() -> Self {
-        NextHop(TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // That of accepting.
+        SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).expect("a socket");
+        NextHop(listener)
     }
 
     fn option(&self) -> String {
@@ -162,4 +166,32 @@ fn a_next_hop_with_enough_connections_is_not_down() {
     until("all is delivered", || gateway.metric("gatepost_queue_messages") == 0.0);
     assert_eq!(gateway.metric("gatepost_messages_accepted_total"), f64::from(sent));
     assert_eq!(gateway.stderr(), "");
+}
+
+#[test]
+fn a_probe_is_a_connection_of_its_own() {
+    let scratch = Scratch::new();
+    let next_hop = NextHop::new();
+    let options = ["--shards=1", "--ack-delay=0", "--retry-min=1s", "--retry-max=1s", &next_hop.option()];
+    let gateway = start(&scratch.join("spool"), &options);
+    let mut hops = Vec::new();
+    for _ in 0..4 {
+        gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+        let mut hop = next_hop.greeted();
+        hop.message();
+        hops.push(hop);
+    }
+    // One connection stays, idle; three break, and with them the next hop is down.
+    let mut idle = Some(hops.remove(0));
+    idle.as_mut().expect("the first").say("250 taken");
+    until("one is delivered", || gateway.metric("gatepost_queue_messages") == 3.0);
+    drop(hops);
+    // Whether it can be reached again is not for the old connection to say.
+    for left in (0..3_u32).rev() {
+        let mut hop = next_hop.greeted();
+        hop.message();
+        hop.say("250 taken");
+        drop((hop, idle.take()));
+        until("delivered", || gateway.metric("gatepost_queue_messages") == f64::from(left));
+    }
 }

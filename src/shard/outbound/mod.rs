@@ -255,7 +255,9 @@ fn pump(context: &Rc<Context>, lane: u16) {
         }
         let Some(next_hop) = take_slot(context, lane) else { return outbound.wake_keeper() };
         let Some(job) = outbound.schedule.borrow_mut().next(lane) else { return };
-        let seat = outbound.pools[next_hop.index()].idle.borrow_mut().pop();
+        // A probe is a new connection: one of before the outage would say nothing of the next hop.
+        let is_up = context.shared.next_hop(next_hop).availability(context.now_ms()) == Availability::Up;
+        let seat = is_up.then(|| outbound.pools[next_hop.index()].idle.borrow_mut().pop()).flatten();
         match seat {
             Some(seat) => seat.give(job),
             None => worker::spawn(context, next_hop, job),
