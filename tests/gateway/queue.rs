@@ -3,8 +3,10 @@
 use crate::harness::{PATIENCE, Scratch, start, until};
 use socket2::SockRef;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// A next hop that does what it is told, on the test's thread. Offers nothing.
 struct NextHop(TcpListener);
@@ -194,4 +196,27 @@ fn a_probe_is_a_connection_of_its_own() {
         drop((hop, idle.take()));
         until("delivered", || gateway.metric("gatepost_queue_messages") == f64::from(left));
     }
+}
+
+#[test]
+fn expired_mail_that_cannot_be_read_is_not_tried_again_at_once() {
+    let scratch = Scratch::new();
+    let next_hop = NextHop::new();
+    let options = ["--shards=1", "--ack-delay=0", "--queue-lifetime=2s", &next_hop.option()];
+    let gateway = start(&scratch.join("spool"), &options);
+    gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"no more of this\r\n");
+    // Once it is deferred it is no longer in memory.
+    drop(next_hop.connection());
+    until("the next hop is down", || gateway.stderr().contains("cannot be reached"));
+    let path = scratch.join("spool/shard-0/segment-0000000000000001");
+    let mut segment = fs::OpenOptions::new().read(true).write(true).open(path).expect("a segment");
+    let mut octets = vec![0; 4096];
+    segment.read_exact(&mut octets).expect("64 MB");
+    let at = octets.windows(7).position(|piece| piece == b"no more").expect("the message");
+    segment.seek(SeekFrom::Start(at as u64)).expect("a file");
+    segment.write_all(b"NO").expect("a file");
+    let complaints = || gateway.stderr().matches("is damaged in the spool").count();
+    until("it is too old", || complaints() > 0);
+    sleep(Duration::from_secs(1));
+    assert_eq!(complaints(), 1);
 }

@@ -224,18 +224,24 @@ fn end(context: &Rc<Context>, job: Job) {
     release(context, finished);
 }
 
-/// Lets a job wait before its next attempt, but not beyond its message's lifetime.
+/// Lets a job wait before its next attempt, but not beyond its message's lifetime. What is older
+/// and could not be given up waits like the rest. A session waits no longer.
 pub fn defer(context: &Context, job: Job) {
     let outbound = &context.outbound;
     let delivery = &context.config.delivery;
     let random = outbound.random();
     let mut schedule = outbound.schedule.borrow_mut();
     // What is read back for the next attempt need not wait in memory.
-    schedule.cool(job.message);
+    let content = schedule.cool(job.message);
+    if let Some(notice) = content.and_then(|content| content.notice.take()).filter(|notice| notice.is_waiting()) {
+        context.metrics.ack_delays.deferred.increment(1);
+        notice.accept();
+    }
     let Some(message) = schedule.message(job.message) else { return };
     let age = Duration::from_millis(context.unix_ms().saturating_sub(message.arrived_unix_ms()));
     let left = delivery.queue_lifetime.saturating_sub(age);
-    let wait = delivery.backoff().delay(u32::from(job.attempts) + 1, random).min(left);
+    let wait = delivery.backoff().delay(u32::from(job.attempts) + 1, random);
+    let wait = if left.is_zero() { wait } else { wait.min(left) };
     schedule.defer(job, context.now_ms() + wait.as_millis() as u64);
     drop(schedule);
     outbound.wake_keeper();
