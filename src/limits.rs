@@ -155,6 +155,8 @@ pub const NEXT_HOP_CONNECTION_AGE_MS: u64 = 5 * 60 * 1000;
 pub const TRANSACTION_RECIPIENTS_MAX: usize = 1000;
 /// Jobs in a lane beyond which messages are not kept in memory for their turn.
 pub const HOT_JOBS_MAX: usize = 256;
+/// Messages of a lane given up in a row for their age, before other lanes have a turn.
+pub const EXPIRED_IN_A_ROW_MAX: usize = 64;
 /// How often mail that waits for a next hop is looked at.
 pub const KEEPER_TICK_MS: u64 = 100;
 /// How often an idle queue is looked at.

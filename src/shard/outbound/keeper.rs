@@ -3,7 +3,7 @@
 
 use super::{Context, pump, settle};
 use crate::delivery::expired;
-use crate::limits::{KEEPER_MAX_MS, KEEPER_TICK_MS, NEXT_HOP_STARVED_RETRY_MS};
+use crate::limits::{EXPIRED_IN_A_ROW_MAX, KEEPER_MAX_MS, KEEPER_TICK_MS, NEXT_HOP_STARVED_RETRY_MS};
 use crate::queue::schedule::Job;
 use crate::shard::shared::Stage;
 use std::rc::Rc;
@@ -16,17 +16,32 @@ pub async fn keep(context: Rc<Context>) {
         outbound.schedule.borrow_mut().release_due(context.now_ms());
         settle::write_again(&context);
         let lanes = outbound.schedule.borrow().lanes() as u16;
+        let mut is_behind = false;
         for lane in 0..lanes {
-            while let Some(job) = next_expired(&context, lane) {
-                settle::expire(&context, job).await;
-            }
+            is_behind |= expire_some(&context, lane).await;
             pump(&context, lane);
         }
         remove_segments(&context).await;
+        if is_behind {
+            continue;
+        }
         let wait = next_look(&context);
         outbound.keeper_is_near.set(wait <= Duration::from_millis(KEEPER_TICK_MS));
         outbound.alarm.wait(Some(context.net.now() + wait)).await;
     }
+}
+
+/// Gives up what is too old in a lane, but not so much at once that other lanes, or the end of the
+/// process, wait for it: after a long outage that may be all there is. True: there is more.
+async fn expire_some(context: &Rc<Context>, lane: u16) -> bool {
+    for _ in 0..EXPIRED_IN_A_ROW_MAX {
+        if context.shared.stage() != Stage::Serving {
+            return false;
+        }
+        let Some(job) = next_expired(context, lane) else { return false };
+        settle::expire(context, job).await;
+    }
+    true
 }
 
 /// Takes the first job of a lane if its message is too old. They wait in the order of their
@@ -57,7 +72,7 @@ fn next_look(context: &Context) -> Duration {
 }
 
 async fn remove_segments(context: &Rc<Context>) {
-    loop {
+    while context.shared.stage() == Stage::Serving {
         let oldest_in_use = context.storage.oldest_in_use();
         let removable = context.outbound.schedule.borrow_mut().removable_segment(oldest_in_use);
         let Some((generation, damaged)) = removable else { return };

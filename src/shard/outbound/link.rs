@@ -79,6 +79,10 @@ impl Link {
     }
 
     async fn open_address(context: &Rc<Context>, address: SocketAddr) -> Result<Link, Lost> {
+        if context.shared.stage() == Stage::Ending {
+            // The bell has rung already.
+            return Err(Lost::Ending);
+        }
         let failed = |error| Lost::Connect(address, error);
         let delivery = &context.config.delivery;
         let reply = delivery.next_hop_timeout;
