@@ -220,3 +220,18 @@ fn expired_mail_that_cannot_be_read_is_not_tried_again_at_once() {
     sleep(Duration::from_secs(1));
     assert_eq!(complaints(), 1);
 }
+
+#[test]
+fn a_next_hop_is_heard_while_it_does_not_read() {
+    let scratch = Scratch::new();
+    let next_hop = NextHop::new();
+    let gateway = start(&scratch.join("spool"), &["--shards=1", "--ack-delay=0", &next_hop.option()]);
+    // More than the sockets of a connection hold.
+    let content = b"sixteen octets\r\n".repeat(9 << 16);
+    gateway.session().deliver("a@b.example", &["rcpt@test.example"], &content);
+    let mut hop = next_hop.greeted();
+    hop.transaction();
+    hop.line();
+    hop.say("452 4.3.1 that is enough");
+    until("deferred", || gateway.metric("gatepost_delivery_recipients_total") == 1.0);
+}

@@ -244,6 +244,11 @@ impl Connection {
         self.0.ready(|slot| slot.writable).await
     }
 
+    /// Waits until there may be input, or room for output.
+    pub async fn ready_or_writable(&self) -> Ready {
+        self.0.ready(|slot| slot.readable || slot.writable).await
+    }
+
     /// Sets or clears the deadline that [`Ready::Deadline`] tells of.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         self.0.net.0.set_deadline(self.0.key.index, deadline);

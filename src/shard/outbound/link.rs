@@ -62,6 +62,8 @@ pub struct Link {
     session: Session,
     /// Input that the dialogue has not consumed.
     left: Vec<u8>,
+    /// What it came to while output was being sent.
+    event: Option<Event>,
 }
 
 impl Link {
@@ -97,7 +99,7 @@ impl Link {
             }
         }
         let session = Session::new(context.hostname.clone(), Timeouts::from_reply(reply), context.net.now());
-        let mut link = Link { context: context.clone(), connection, session, left: Vec::new() };
+        let mut link = Link { context: context.clone(), connection, session, left: Vec::new(), event: None };
         loop {
             match link.turn().await {
                 Event::Ready => return Ok(link),
@@ -124,12 +126,15 @@ impl Link {
 
     /// Goes on with the dialogue until it comes to something.
     pub async fn turn(&mut self) -> Event {
-        if let Some(event) = self.take_left() {
+        if let Some(event) = self.event.take().or_else(|| self.take_left()) {
             return event;
         }
         loop {
             if let Err(lost) = self.flush().await {
                 return Event::Lost(lost);
+            }
+            if let Some(event) = self.event.take() {
+                return event;
             }
             self.connection.set_deadline(self.session.next_deadline());
             match self.connection.ready().await {
@@ -223,21 +228,28 @@ impl Link {
         (consumed, event)
     }
 
-    /// Sends what there is to send.
+    /// Sends what there is to send, and reads meanwhile: a next hop whose replies are not read may
+    /// read no more itself, or have refused what is being sent. What that comes to is told by
+    /// [`Self::turn`].
     pub async fn flush(&mut self) -> Result<(), Lost> {
         while !self.session.output().is_empty() {
             match self.connection.write(self.session.output()) {
                 Ok(Some(sent)) => self.session.output_sent(self.context.net.now(), sent),
                 Ok(None) => {
                     self.connection.set_deadline(self.session.next_deadline());
-                    match self.connection.writable().await {
+                    match self.connection.ready_or_writable().await {
+                        Ready::Socket => match self.read() {
+                            Some(Event::Lost(lost)) => return Err(lost),
+                            Some(event) => self.event = Some(event),
+                            None => {}
+                        },
                         Ready::Deadline => {
                             if let Some(failure) = self.session.handle_time(self.context.net.now()) {
                                 return Err(Lost::Dialogue(failure));
                             }
                         }
                         Ready::Bell if self.context.shared.stage() == Stage::Ending => return Err(Lost::Ending),
-                        Ready::Socket | Ready::Bell => {}
+                        Ready::Bell => {}
                     }
                 }
                 Err(_) => return Err(Lost::Dialogue(self.session.handle_end())),
