@@ -178,8 +178,9 @@ pub struct SinkArgs {
     /// Lists of ids that must arrive, read at the end (repeatable).
     #[arg(long, value_name = "FILE")]
     pub expect: Vec<PathBuf>,
-    /// Append the id of each received message to this file, and whether it is intact. A second line of an id says
-    /// "taken, unanswered" when the reply was not written.
+    /// Append the id of each received message to this file: whether it is intact or altered, when it came (Unix time),
+    /// the connection's number, the client's name, and how many recipients it had. A second line of an id says "taken,
+    /// unanswered" when the reply was not written.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Store each message in this directory, with its envelope beside it.

@@ -89,7 +89,10 @@ fn what_is_missing_or_altered_is_told() {
     let (report, code) = sink.stop();
     assert_eq!((code, &report["lost"], &report["lost_ids"][0]), (1, &1.into(), &"audit-0000000099".into()), "{report}");
     let recorded = fs::read_to_string(&record).unwrap();
-    assert_eq!(recorded.lines().filter(|line| line.starts_with("audit-") && line.ends_with(" intact")).count(), 5);
+    let is_recorded = |line: &&str| {
+        line.starts_with("audit-") && line.contains(" intact ") && line.ends_with(" client.load.example 2")
+    };
+    assert_eq!(recorded.lines().filter(is_recorded).count(), 5, "{recorded}");
 
     let audit = |options: &[&str], input: &[u8]| {
         let mut child = Command::new(PROGRAM)

@@ -242,9 +242,27 @@ fn a_copy_of_what_was_taken_without_a_reply_is_told_from_others() {
         assert_eq!(report[what], count, "{what}: {report}");
     }
     let record = fs::read_to_string(&record).unwrap();
-    let altered = "run-0000000001 altered\n";
-    let taken = "run-0000000001 taken, unanswered\n";
-    assert_eq!(record, [altered, taken, altered, taken, altered, altered, altered].concat());
+    let (mut kinds, mut times) = (Vec::new(), Vec::new());
+    for line in record.lines() {
+        let (kind, origin) = match line.strip_prefix("run-0000000001 altered ") {
+            Some(origin) => ("altered", origin),
+            None => ("taken", line.strip_prefix("run-0000000001 taken, unanswered ").expect("one of the two")),
+        };
+        let (time, origin) = origin.split_once(' ').expect("a time");
+        times.push(time.parse::<f64>().expect("seconds"));
+        kinds.push(format!("{kind} {origin}"));
+    }
+    assert!(times.is_sorted(), "{record}");
+    let expected = [
+        "altered 1 client.example 1",
+        "taken 1 client.example",
+        "altered 2 client.example 1",
+        "taken 2 client.example",
+        "altered 3 client.example 1",
+        "altered 4 client.example 1",
+        "altered 5 client.example 1",
+    ];
+    assert_eq!(kinds, expected);
 }
 
 #[test]

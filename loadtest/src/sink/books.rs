@@ -4,11 +4,17 @@
 //! took. When the reply could not be written, because a fault forbade it or the client had left, a second line of the
 //! record says `taken, unanswered`: the client has to send such a message again, and the copy is no fault of its own.
 //! That holds for the next copy only; once a copy was answered, any further one is a duplicate like others.
+//!
+//! ```text
+//! run-0000000007 intact 1792540800.123456 3 gateway.example 2     or altered; connection, EHLO, recipients
+//! run-0000000007 taken, unanswered 1792540800.223456 3 gateway.example
+//! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::dump::{Directory, Dump};
+use super::dump::{Directory, Dump, Envelope};
 use super::faults::{Action, Faults, Verb};
 use super::offer::Offer;
 use crate::audit::Tally;
@@ -134,15 +140,16 @@ impl Books {
     }
 
     /// Counts a message, lists its id, and appends it to `owed` for as long as its reply is not written.
-    pub fn note(&mut self, verdict: Verdict<'_>, octets: u64, owed: &mut Vec<u8>) {
+    pub fn note(&mut self, verdict: Verdict<'_>, octets: u64, envelope: &Envelope, owed: &mut Vec<u8>) {
         self.tally.note(verdict, octets);
         let Verdict::Ours { run, number, condition } = verdict else { return };
         if self.unanswered.with(|ids| ids.contains(run, number)) == Some(true) {
             self.counts.after_unanswered += 1;
         }
         if let Some(ledger) = &mut self.ledger {
-            let remark: &[u8] = if condition == Condition::Intact { b"intact" } else { b"altered" };
-            ledger.note_id(run, &digits(number), remark);
+            let condition = if condition == Condition::Intact { "intact" } else { "altered" };
+            let remark = format!("{condition} {} {} {}", now(), envelope.origin(), envelope.recipients());
+            ledger.note_id(run, &digits(number), remark.as_bytes());
         }
         for part in [run.as_bytes(), b"-", &digits(number), b"\n"] {
             owed.extend_from_slice(part);
@@ -163,12 +170,13 @@ impl Books {
     }
 
     /// The replies of these messages will never be written.
-    pub fn unanswered(&mut self, owed: &mut Vec<u8>) {
+    pub fn unanswered(&mut self, owed: &mut Vec<u8>, envelope: &Envelope) {
         self.delay(owed);
         for (run, number) in ids(owed) {
             self.counts.unanswered += 1;
             if let Some(ledger) = &mut self.ledger {
-                ledger.note_id(run, &digits(number), b"taken, unanswered");
+                let remark = format!("taken, unanswered {} {}", now(), envelope.origin());
+                ledger.note_id(run, &digits(number), remark.as_bytes());
             }
         }
         owed.clear();
@@ -215,6 +223,12 @@ impl Books {
     }
 }
 
+/// Seconds since the Unix epoch.
+fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:06}", since.as_secs(), since.subsec_micros())
+}
+
 fn ids(owed: &[u8]) -> impl Iterator<Item = (&str, u64)> {
     owed.split(|octet| *octet == b'\n').filter_map(parse_id)
 }
@@ -235,22 +249,22 @@ pub mod tests {
     #[test]
     fn only_the_copy_behind_an_unanswered_one_is_excused() {
         let mut books = books(Offer::new("h", &[], 0), Faults::default());
-        let mut owed = Vec::new();
-        books.note(ours(1), 1, &mut owed);
+        let (mut owed, envelope) = (Vec::new(), Envelope::new(String::new(), 1));
+        books.note(ours(1), 1, &envelope, &mut owed);
         books.answered(&mut owed);
         // A copy after an answered one, lost itself, then one that is excused, then one that is not.
         for (excused, answered) in [(0, false), (1, true), (1, true), (1, false), (2, false), (3, true)] {
-            books.note(ours(1), 1, &mut owed);
+            books.note(ours(1), 1, &envelope, &mut owed);
             assert_eq!(owed, b"r-0000000001\n");
             assert_eq!(books.counts.after_unanswered, excused);
             if answered {
                 books.answered(&mut owed)
             } else {
-                books.unanswered(&mut owed)
+                books.unanswered(&mut owed, &envelope)
             }
             assert!(owed.is_empty());
         }
-        books.note(ours(2), 1, &mut owed);
+        books.note(ours(2), 1, &envelope, &mut owed);
         let (tally, counts) = books.close().unwrap();
         assert_eq!((counts.after_unanswered, counts.unanswered), (3, 3));
         assert_eq!(tally.report(None).duplicated, 6);
@@ -260,12 +274,13 @@ pub mod tests {
     fn a_reply_that_is_late_excuses_until_it_is_written() {
         let mut books = books(Offer::new("h", &[], 0), Faults::default());
         let (mut owed, mut other) = (Vec::new(), Vec::new());
-        books.note(ours(1), 1, &mut owed);
+        let envelope = Envelope::new(String::new(), 1);
+        books.note(ours(1), 1, &envelope, &mut owed);
         books.delay(&owed);
-        books.note(ours(1), 1, &mut other);
+        books.note(ours(1), 1, &envelope, &mut other);
         assert_eq!(books.counts.after_unanswered, 1);
         books.answered(&mut owed);
-        books.note(ours(1), 1, &mut other);
+        books.note(ours(1), 1, &envelope, &mut other);
         assert_eq!((books.counts.after_unanswered, books.counts.unanswered), (1, 0));
     }
 

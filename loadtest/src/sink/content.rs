@@ -76,7 +76,7 @@ impl Content {
 
     /// Ends the message: it is taken.
     pub fn finish(&mut self, envelope: &Envelope, books: &mut Books, owed: &mut Vec<u8>) {
-        books.note(self.verifier.finish(), self.octets, owed);
+        books.note(self.verifier.finish(), self.octets, envelope, owed);
         if let Some(dump) = self.dump.take() {
             books.note_fault(dump.finish(envelope));
         }

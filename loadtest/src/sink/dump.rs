@@ -80,12 +80,15 @@ impl Dump {
     }
 }
 
-/// The envelope of the current transaction as text; kept only when messages are.
+/// Where the current transaction comes from, and its envelope as text, which is kept only when messages are.
 #[derive(Debug)]
 pub struct Envelope {
     text: Vec<u8>,
     client: String,
     connection: u64,
+    /// What the client calls itself.
+    name: Vec<u8>,
+    recipients: usize,
     head_len: usize,
     kept: bool,
 }
@@ -93,12 +96,14 @@ pub struct Envelope {
 impl Envelope {
     /// An envelope of a client known by its address, on a connection known by its number.
     pub fn new(client: String, connection: u64) -> Self {
-        Self { text: Vec::new(), client, connection, head_len: 0, kept: false }
+        Self { text: Vec::new(), client, connection, name: Vec::new(), recipients: 0, head_len: 0, kept: false }
     }
 
     /// Notes the client's name: what came behind EHLO (`esmtp`) or HELO.
     pub fn greet(&mut self, esmtp: bool, name: &[u8], kept: bool) {
         self.kept = kept;
+        self.name.clear();
+        self.name.extend_from_slice(name.trim_ascii());
         self.text.clear();
         if kept {
             let verb = if esmtp { "ehlo" } else { "helo" };
@@ -124,8 +129,27 @@ impl Envelope {
         }
     }
 
+    /// Notes a RCPT command that was accepted.
+    pub fn recipient(&mut self, command: &[u8]) {
+        self.recipients += 1;
+        self.line(command);
+    }
+
+    /// The accepted recipients.
+    pub fn recipients(&self) -> usize {
+        self.recipients
+    }
+
+    /// For the record: the number of the connection, and the client's name as one printable word.
+    pub fn origin(&self) -> String {
+        let printable = |octet: &u8| if octet.is_ascii_graphic() { char::from(*octet) } else { '?' };
+        let name: String = self.name.iter().map(printable).collect();
+        format!("{} {}", self.connection, if name.is_empty() { "-" } else { &name })
+    }
+
     /// Forgets the transaction.
     pub fn reset(&mut self) {
+        self.recipients = 0;
         self.text.truncate(self.head_len);
     }
 }

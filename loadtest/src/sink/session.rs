@@ -164,7 +164,7 @@ impl Session {
     /// What was said cannot be written any more.
     pub fn unwritten(&mut self, books: &mut Books) {
         self.owed.append(&mut self.late_owed);
-        books.unanswered(&mut self.owed);
+        books.unanswered(&mut self.owed, &self.envelope);
     }
 
     fn stuffed(&mut self, input: &[u8], books: &mut Books, out: &mut Vec<u8>) -> usize {
@@ -267,7 +267,7 @@ impl Session {
                 }
                 _ => {
                     self.content.finish(&self.envelope, books, &mut owed);
-                    books.unanswered(&mut owed);
+                    books.unanswered(&mut owed, &self.envelope);
                 }
             }
         }
@@ -393,7 +393,7 @@ impl Session {
         }
         let action = books.faults().pick_recipient(recipient);
         if self.reply(Verb::Rcpt, action, b"250 2.1.5 Recipient OK\r\n", books, out) {
-            self.envelope.line(line);
+            self.envelope.recipient(line);
             self.state = State::Envelope(recipients + 1);
         }
     }
