@@ -12,116 +12,21 @@
 
 #[path = "gateway/harness.rs"]
 mod harness;
+#[path = "gateway/load.rs"]
+mod load;
 
-use harness::{GATEPOST, Gateway, Scratch, files, start, until};
+use harness::{GATEPOST, Scratch, files, start, until};
+use load::{Audit, Random, Sender, gatepost_load, seed, setting};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Rounds after which a new spool begins, so that an audit's time is bounded.
 const ROUNDS_PER_SPOOL: u64 = 25;
 /// A kill comes at most this long after each sender has had an acknowledgement.
 const KILL_AFTER_MAX_MS: u64 = 400;
-
-/// SplitMix64: good enough to choose moments and sizes.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn choose<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?}: a number is expected")))
-}
-
-/// The load generator of this workspace, built as this test was, beside the program under test.
-fn gatepost_load() -> PathBuf {
-    let directory = GATEPOST.parent().expect("a directory");
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", "gatepost-load", "--target-dir"]);
-    build.arg(directory.parent().expect("a target directory"));
-    match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => {}
-        Some(profile) => {
-            build.args(["--profile", profile]);
-        }
-    }
-    let status = build.stdin(Stdio::null()).status().expect("cargo");
-    assert!(status.success(), "{build:?}: {status}");
-    directory.join("gatepost-load")
-}
-
-/// A sender; killed when dropped.
-struct Sender {
-    child: Child,
-    acked: PathBuf,
-}
-
-impl Sender {
-    fn start(program: &Path, gateway: &Gateway, acked: PathBuf, options: &[&str]) -> Self {
-        let child = Command::new(program)
-            .args([
-                "send",
-                &gateway.address().to_string(),
-                "--to=rcpt@test.example",
-                "--duration=1h",
-                "--give-up-after=500ms",
-                "--threads=1",
-            ])
-            .arg("--acked-file")
-            .arg(&acked)
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the load generator");
-        Sender { child, acked }
-    }
-
-    fn has_acknowledgements(&mut self) -> bool {
-        assert!(self.child.try_wait().expect("a child of ours").is_none(), "a sender has ended by itself");
-        fs::metadata(&self.acked).is_ok_and(|metadata| metadata.len() > 0)
-    }
-
-    fn wait(mut self) -> u64 {
-        until("the sender notices that the gateway is gone", || {
-            self.child.try_wait().expect("a child of ours").is_some()
-        });
-        fs::read_to_string(&self.acked).expect("a list").lines().count() as u64
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// What an audit says, in its own words.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Audit {
-    received: u64,
-    expected: u64,
-    lost: u64,
-    duplicated: u64,
-    unexpected: u64,
-    altered: u64,
-    foreign: u64,
-}
 
 /// Compares the whole queue with the lists of acknowledged ids.
 fn audit(program: &Path, spool: &Path, lists: &[PathBuf]) -> (Audit, bool) {
@@ -140,33 +45,15 @@ fn audit(program: &Path, spool: &Path, lists: &[PathBuf]) -> (Audit, bool) {
     }
     let output = audit.stdin(cat.stdout.take().expect("piped")).output().expect("the load generator");
     assert!(cat.wait().expect("a child of ours").success(), "queue cat --all fails");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let mut report = Audit::default();
-    let first = text.lines().next().unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
-    for item in first.split(", ") {
-        let (name, number) = item.rsplit_once(' ').expect("a name and a number");
-        let field = match name {
-            "received" => &mut report.received,
-            "expected" => &mut report.expected,
-            "lost" => &mut report.lost,
-            "duplicated" => &mut report.duplicated,
-            "unexpected" => &mut report.unexpected,
-            "altered" => &mut report.altered,
-            "foreign" => &mut report.foreign,
-            _ => panic!("what is that: {text}"),
-        };
-        *field = number.parse().expect("a number");
-    }
-    (report, output.status.success())
+    (Audit::read(&output), output.status.success())
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {
     let rounds = setting("GATEPOST_CRASH_ROUNDS").unwrap_or(3);
-    let seed = setting("GATEPOST_CRASH_SEED")
-        .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64);
+    let seed = seed();
     println!("{rounds} rounds, seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let program = gatepost_load();
     let (mut acknowledged, mut unacknowledged) = (0, 0);
     let mut round = 0;
@@ -224,7 +111,7 @@ fn kill_once(program: &Path, scratch: &Scratch, random: &mut Random, lists: &mut
         .map(|plan| {
             let acked = scratch.join(&format!("acked-{}", lists.len()));
             lists.push(acked.clone());
-            Sender::start(program, &gateway, acked, plan)
+            Sender::start(program, &gateway, acked, &[&["--to=rcpt@test.example"], plan].concat())
         })
         .collect();
     until("every sender has acknowledgements", || {
