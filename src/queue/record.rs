@@ -315,6 +315,11 @@ pub fn find_record(segment: &[u8], from: usize) -> Option<usize> {
     candidates.find(|at| at % 8 == 0 && RecordHeader::decode(&segment[*at..]).is_some())
 }
 
+/// Whether these octets, fewer than a header has, are how one begins.
+pub fn begins_like_record(octets: &[u8]) -> bool {
+    octets.len() < HEADER_OCTETS && octets.iter().zip(RECORD_MAGIC).all(|(octet, magic)| *octet == magic)
+}
+
 fn u32_at(header: &[u8; HEADER_OCTETS], at: usize) -> u32 {
     u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }

@@ -6,11 +6,12 @@
 //! | the same, and outcomes that settle every recipient without failures | delivered, or withdrawn | its spill file is removed |
 //! | outcome record of a message that is there no more | its segment was removed as finished | nothing |
 //! | zeros behind the last record | unused space | cut off |
-//! | other octets behind the last record | a batch that was cut off before its sync, so that nobody was told; or damage | kept, reported |
+//! | the beginning of the next record behind the last one, its end never written | a batch that was cut off before its sync, so that nobody was told | reported; goes with its segment |
+//! | other octets behind the last record | the same, or damage | kept, reported |
 //! | octets between records that are none | damage: acknowledged messages may be hit | kept, reported |
 //! | segment without a record, else zero | abandoned | removed |
 //! | segment without a right header | cut off while it was made, or damaged | removed if all zero, else kept, reported |
-//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but kept where there is damage, a cut-off batch or a quarantined segment |
+//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but kept where there is or may be damage, or a quarantined segment |
 //! | record whose spill file is missing or has another length | damage | kept, reported |
 //!
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
@@ -18,7 +19,7 @@
 
 use super::disk::{Disk, is_quarantined, segment_generation, segment_name, spill_id, spill_name};
 use super::outcome::{Status, Statuses};
-use super::record::{HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, find_record};
+use super::record::{HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, begins_like_record, find_record};
 use super::spool::{Location, Resume};
 use crate::smtp::QueueId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -125,15 +126,15 @@ pub struct Unfinished {
     segment: String,
     offset: u64,
     octets: u64,
+    /// They are not the beginning of a record, so they may be damage.
+    doubtful: bool,
 }
 
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Unfinished { segment, offset, octets } = self;
-        write!(
-            f,
-            "{segment}: {octets} octets at {offset} are a batch that was cut off before anybody was told, or damage; they are kept"
-        )
+        let Unfinished { segment, offset, octets, doubtful } = self;
+        let end = if *doubtful { ", or damage; they are kept" } else { "; they go with the segment" };
+        write!(f, "{segment}: {octets} octets at {offset} are a batch that was cut off before anybody was told{end}")
     }
 }
 
@@ -188,7 +189,7 @@ pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) 
         }
         if let (Some(generation), false) = (segment_generation(&name), matches!(fate, Fate::Remove)) {
             let damaged = found.damage.iter().any(|damage| damage.segment() == Some(&name))
-                || found.unfinished.iter().any(|unfinished| unfinished.segment == name);
+                || found.unfinished.iter().any(|unfinished| unfinished.doubtful && unfinished.segment == name);
             let settles = log.settles.remove(&generation).unwrap_or_default();
             found.segments.push(FoundSegment { generation, settles, damaged });
         }
@@ -196,7 +197,8 @@ pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) 
     // A damaged record, or one in a quarantined segment, may be the one that names it.
     let names = disk.names()?;
     let quarantined = names.iter().any(|name| is_quarantined(name));
-    let orphans_go = found.damage.is_empty() && found.unfinished.is_empty() && !quarantined;
+    let doubtful = found.unfinished.iter().any(|unfinished| unfinished.doubtful);
+    let orphans_go = found.damage.is_empty() && !doubtful && !quarantined;
     for name in names {
         let Some(id) = spill_id(&name) else { continue };
         let orphan = !log.messages.contains_key(&id);
@@ -416,12 +418,10 @@ fn add(scanned: Scanned, octets: &[u8], found: &mut Found, visit: &mut impl FnMu
     }
     let tail = octets.get(scanned.end..).unwrap_or_default();
     let used = scanned.end + tail.iter().rposition(|&octet| octet != 0).map_or(0, |last| last + 1);
-    if used > scanned.end && scanned.header.is_some() {
-        found.unfinished.push(Unfinished {
-            segment: segment_name(scanned.generation),
-            offset: scanned.end as u64,
-            octets: (used - scanned.end) as u64,
-        });
+    if let (true, Some(header)) = (used > scanned.end, scanned.header) {
+        let doubtful = !is_beginning(&octets[scanned.end..used], header, found.resume.next_sequence);
+        let (segment, offset) = (segment_name(scanned.generation), scanned.end as u64);
+        found.unfinished.push(Unfinished { segment, offset, octets: (used - scanned.end) as u64, doubtful });
     }
     match (damaged, scanned.records.is_empty()) {
         (true, _) => Fate::Keep,
@@ -429,6 +429,20 @@ fn add(scanned: Scanned, octets: &[u8], found: &mut Found, visit: &mut impl FnMu
         (false, _) if used < octets.len() => Fate::Cut(used as u64),
         (false, _) => Fate::Keep,
     }
+}
+
+/// Whether what stands behind the last record is the beginning of the next one and nothing else: a
+/// write that a kill ends stops at the end of a page. A whole record with a wrong octet in it is
+/// none, and neither is anything with a later page but not an earlier one.
+fn is_beginning(octets: &[u8], segment: SegmentHeader, sequence: u64) -> bool {
+    if octets.len() < HEADER_OCTETS {
+        return begins_like_record(octets);
+    }
+    let header = RecordHeader::decode(octets).filter(|header| {
+        (header.generation, header.key, header.sequence) == (segment.generation, segment.key, sequence)
+    });
+    // Up to 7 zeros at the end are padding: eight that are missing were never written.
+    header.is_some_and(|header| octets.len() as u64 + 8 <= header.octets())
 }
 
 #[cfg(test)]

@@ -112,6 +112,16 @@ fn a_cut_off_batch_is_no_damage() {
         recovered(&mut after).expect("memory does not fail");
         let whole = after.0.get(&name).is_none_or(|file| file.len() >= kept || kept <= HEADER_OCTETS);
         assert!(whole, "cut at {cut}: what may be damage is kept");
+        // Nobody was told of what was cut off: its spill file goes, and the segment is like others.
+        let is_aligned = cut.is_multiple_of(8);
+        let orphan = spill_name(QueueId::from_number(1));
+        let mut after = disk.clone();
+        after.0.insert(orphan.clone(), b"orphan".to_vec());
+        let found = recovered(&mut after).expect("memory does not fail");
+        assert!(!is_aligned || !after.0.contains_key(&orphan), "cut at {cut}");
+        assert!(found.segments.iter().all(|segment| !is_aligned || !segment.damaged), "cut at {cut}");
+        let again = recovered(&mut after).expect("memory does not fail");
+        assert_eq!((again.unfinished, again.segments), (found.unfinished, found.segments), "cut at {cut}");
         let kept = listed(&disk);
         assert_eq!(kept, ids[..kept.len()], "cut at {cut}");
     }
@@ -180,6 +190,41 @@ fn nothing_goes_where_a_record_may_be_damaged() {
     assert_eq!((found.messages, found.damage.len(), found.unfinished.len()), (0, 0, 1));
     assert!(disk.0.contains_key(&spill_name(ids[0])) && disk.0.contains_key(&segment_name(1)));
     assert_eq!(recovered(&mut disk).expect("again"), found, "recovery is idempotent");
+}
+
+#[test]
+fn what_is_no_beginning_of_a_record_may_be_damage() {
+    let mut disk = Memory::default();
+    let mut spool = Spool::new(0, Resume::default(), 1);
+    let body = vec![b'x'; 1000];
+    write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(&body)]);
+    let name = segment_name(1);
+    let whole = disk.0[&name].clone();
+    let second = find_record(&whole, HEADER_OCTETS + 8).expect("a second record");
+    let end = whole.iter().rposition(|&octet| octet != 0).expect("content") + 1;
+    let orphan = spill_name(QueueId::from_number(1));
+    disk.0.insert(orphan.clone(), b"orphan".to_vec());
+    let doubtful = |change: &dyn Fn(&mut [u8])| {
+        let mut disk = disk.clone();
+        change(disk.0.get_mut(&name).expect("a segment"));
+        let found = recovered(&mut disk).expect("memory does not fail");
+        assert_eq!((found.messages, found.damage.len(), found.unfinished.len()), (1, 0, 1));
+        assert_eq!(found.segments[0].damaged, disk.0.contains_key(&orphan));
+        found.segments[0].damaged
+    };
+    assert!(!doubtful(&|octets| octets[second + 512..].fill(0)), "cut off");
+    for at in second..end {
+        assert!(doubtful(&|octets| octets[at] ^= 1), "a wrong octet in a whole record, at {at}");
+    }
+    assert!(doubtful(&|octets| octets[second..second + 512].fill(0)), "the later half without the earlier");
+    assert!(doubtful(&|octets| {
+        octets[second + 512..].fill(0);
+        octets[end + 100] = 1;
+    }));
+    assert!(doubtful(&|octets| {
+        octets[second + 512..].fill(0);
+        octets[second + 20] ^= 1;
+    }));
 }
 
 #[test]
