@@ -143,9 +143,10 @@ impl Evidence {
                 continue;
             };
             for (place, copy) in copies.iter().enumerate() {
+                let fails_over = self.lives.get(copy.life).is_some_and(|life| life.fails_over);
                 let allowed = match run.routed_to {
                     Some(next_hop) => copy.next_hop == next_hop,
-                    None => copy.next_hop == 0 || self.lives.get(copy.life).is_some_and(|life| life.fails_over),
+                    None => copy.next_hop == 0 || (copy.next_hop == 1 && fails_over),
                 };
                 if !allowed || copy.recipients & !run.recipients != 0 {
                     verdict.faults.push(format!("{id} went astray: {copy:?}"));
@@ -172,17 +173,14 @@ impl Evidence {
             return Err("sent again though it was done with");
         }
         match between.first() {
+            _ if copy.reply != Reply::Sent => verdict.after_silence += 1,
             Some(first) if first.killed => {
                 verdict.after_kill += 1;
                 let age_us = first.ended_unix_us.saturating_sub(copy.unix_us);
                 verdict.after_kill_longest_us = verdict.after_kill_longest_us.max(age_us);
-                Ok(())
             }
-            _ if copy.reply == Reply::Sent => Err("sent again though the next hop had taken it"),
-            _ => {
-                verdict.after_silence += 1;
-                Ok(())
-            }
+            _ => return Err("sent again though the next hop had said that it took it"),
         }
+        Ok(())
     }
 }

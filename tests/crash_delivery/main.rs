@@ -158,7 +158,10 @@ impl<'a> World<'a> {
         let senders = if life > 0 && random.below(4) == 0 { Vec::new() } else { self.send(&gateway, random) };
         let loses_next_hop = random.below(3) == 0;
         if !loses_next_hop && !senders.is_empty() && random.below(2) == 0 {
+            // The queue is read again and again: it must not grow meanwhile.
+            senders.iter().for_each(|sender| sender.pause(true));
             self.outcomes_are_written(life);
+            senders.iter().for_each(|sender| sender.pause(false));
         }
         let after_ms = random.below(KILL_AFTER_MAX_MS);
         if loses_next_hop {
@@ -315,10 +318,10 @@ impl<'a> World<'a> {
         let once = |recipients: Recipients| {
             let told = evidence.acknowledged.keys();
             let mut once = told.filter(|id| {
-                evidence.copies[*id].len() == 1 && evidence.copies[*id][0].recipients == recipients && {
-                    let life = evidence.copies[*id][0].life;
-                    life + 1 < evidence.lives.len() && !evidence.lives[life].queue.contains_key(*id)
-                }
+                let [copy] = &evidence.copies[*id][..] else { return false };
+                let life = &evidence.lives[copy.life];
+                let is_done_with = copy.life + 1 < evidence.lives.len() && !life.queue.contains_key(*id);
+                is_done_with && (copy.recipients, copy.reply) == (recipients, Reply::Sent)
             });
             once.next().expect("a message that came once").clone()
         };

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use crate::harness::{GATEPOST, Gateway, until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -82,6 +83,12 @@ impl Sender {
     pub fn has_acknowledgements(&mut self) -> bool {
         assert!(self.child.try_wait().expect("a child of ours").is_none(), "a sender has ended by itself");
         fs::metadata(&self.acked).is_ok_and(|metadata| metadata.len() > 0)
+    }
+
+    /// Stops it where it is (SIGSTOP), or lets it go on.
+    pub fn pause(&self, pause: bool) {
+        let signal = if pause { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
     /// Waits until the gateway is gone for it; how many messages were acknowledged.
