@@ -12,8 +12,6 @@ something failed. A client that is missing is a failure, not a reason to skip.
 import contextlib
 import os
 import re
-import resource
-import signal
 import smtplib
 import socket
 import struct
@@ -22,159 +20,13 @@ import sys
 import threading
 import time
 import traceback
-import urllib.request
-from pathlib import Path
 
-GATEPOST = sys.argv[1]
-SCRATCH = Path(sys.argv[2])
-PATIENCE = 120
-FROM, TO = "sender@client.example", "rcpt@test.example"
+from harness import FROM, PATIENCE, SCRATCH, TO, Gateway, case, main, only, queue, run, same, shapes, smtp_source, until
+
 BANNER = b"220 mx.test.example ESMTP Gatepost ready\r\n"
 TOTAL = (b"421 4.3.2 The maximum number of concurrent server connections has exceeded a limit,"
          b" closing transmission channel\r\n")
 SHORT = "452 4.3.1 Insufficient system resources"
-
-cases = []
-
-
-def case(function):
-    """Registers a test case."""
-    cases.append(function)
-    return function
-
-
-class Gateway:
-    """`gatepost serve` on a spool, killed at the end of its `with`."""
-
-    started = 0
-
-    def __init__(self, *options, spool=None):
-        Gateway.started += 1
-        self.spool = Path(spool or SCRATCH / f"spool-{Gateway.started}")
-        given = " ".join(options)
-        defaults = [option for option in ("--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--shards=2")
-                    if option.split("=")[0] + "=" not in given]
-        self.process = subprocess.Popen(
-            [GATEPOST, "serve", "--hostname=mx.test.example", "--accept-domain=test.example",
-             "--spool", self.spool, *defaults, *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.errors = []
-        self.listening = []
-        self.reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)
-        self.reader.start()
-        for line in self.process.stdout:
-            if line.startswith("listening on "):
-                host, port = line.split()[-1].rsplit(":", 1)
-                self.listening.append((host.strip("[]"), int(port)))
-            if line.startswith("metrics at "):
-                self.metrics = line.split()[-1]
-                break
-        else:
-            self.reader.join()
-            raise AssertionError(f"it did not start: {''.join(self.errors)}")
-        self.metric("gatepost_connections")
-
-    @property
-    def address(self):
-        return self.listening[0]
-
-    @property
-    def server(self):
-        host, port = self.address
-        return f"{host}:{port}"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-
-    def metric(self, name):
-        with urllib.request.urlopen(self.metrics, timeout=PATIENCE) as response:
-            lines = response.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if re.match(re.escape(name) + r"[ {]", line))
-
-    def stop(self):
-        """Ends it with SIGTERM; what it printed on standard error."""
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(PATIENCE)
-        self.reader.join(PATIENCE)
-        assert code == 0, f"exit code {code}: {''.join(self.errors)}"
-        return "".join(self.errors)
-
-    def kill(self):
-        self.process.kill()
-        assert self.process.wait() == -signal.SIGKILL, f"it had ended by itself: {''.join(self.errors)}"
-
-    def until_empty(self):
-        until("gatepost_connections is 0", lambda: self.metric("gatepost_connections") == 0)
-
-    def resident(self):
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
-
-    def connect(self, source=None):
-        return socket.create_connection(self.address, PATIENCE, (source, 0) if source else None)
-
-
-def until(what, done):
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
-        time.sleep(0.05)
-
-
-def run(*command, code=0, timeout=300, **options):
-    """Runs a command to its end; its output."""
-    ended = subprocess.run([str(word) for word in command], stdin=options.pop("stdin", subprocess.DEVNULL),
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False, **options)
-    assert code is None or ended.returncode == code, \
-        f"{command}: exit code {ended.returncode}\n{ended.stdout.decode()}\n{ended.stderr.decode()}"
-    return ended.stdout
-
-
-def queue(spool):
-    """The queue: (envelope line, Received field, content) by queue id."""
-    listed = run(GATEPOST, "queue", "list", "--spool", spool).decode().splitlines()
-    found = {}
-    # A command line has its limits.
-    for start in range(0, len(listed), 1000):
-        part = [line.split(" ") for line in listed[start:start + 1000]]
-        octets = run(GATEPOST, "queue", "cat", "--spool", spool, *(fields[0] for fields in part))
-        for identifier, _, size, sender, recipients in part:
-            message, octets = octets[:int(size)], octets[int(size):]
-            field = re.match(rb"Received: from [^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", message)
-            assert field and b" id %s;" % identifier.encode() in field[0], message[:300]
-            found[identifier] = (f"{sender} {recipients}", field[0], message[field.end():])
-        assert octets == b"", "cat prints more than list says"
-    assert len(found) == len(listed), "an id is listed twice"
-    return found
-
-
-def same(got, expected):
-    at = next((at for at, (one, other) in enumerate(zip(got, expected)) if one != other), min(len(got), len(expected)))
-    assert got == expected, (f"{len(got)} octets instead of {len(expected)}, they differ at {at}: "
-                             f"{got[at:at + 40]!r} instead of {expected[at:at + 40]!r}")
-
-
-def only(spool):
-    """The queue's one message."""
-    messages = list(queue(spool).values())
-    assert len(messages) == 1, f"{len(messages)} messages"
-    return messages[0]
-
-
-def shapes():
-    """Contents that every client can send, with CRLF."""
-    header = b"From: a@b.example\r\nSubject: shapes\r\n\r\n"
-    yield "plain", header + b"Hello.\r\n"
-    yield "dots", header + b".\r\n..\r\n...\r\n.x\r\nx.\r\n\r\n.\r\n"
-    yield "8 bit", header + "Grüße, ñandú, 日本\r\n".encode()
-    yield "long lines", header + (b"x" * 998 + b"\r\n") * 10 + b"y" * 100_000 + b"\r\n"
-    yield "empty lines", header + b"\r\n" * 200
-    yield "empty body", header
-    yield "large", header + b"".join(b"line %d\r\n" % number for number in range(60_000))
 
 
 # --- clients -------------------------------------------------------------------------------------
@@ -263,10 +115,6 @@ def smtplib_sends_every_shape_in_one_session():
         assert len(messages) == len(expected) + 1
         for identifier, content in expected.items():
             same(messages[identifier][2], content)
-
-
-def smtp_source(gateway, *options, code=0):
-    return run("smtp-source", *options, "-M", "source.example", "-f", FROM, "-t", TO, f"inet:{gateway.server}", code=code)
 
 
 @case
@@ -595,31 +443,6 @@ def a_full_disk_ext4():
 def a_full_disk_tmpfs():
     with small_filesystem("tmpfs") as directory:
         full_disk(directory)
-
-
-def main():
-    # So that what was started is ended, and mounts are taken off, also then.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    passed = failed = 0
-    wanted = sys.argv[3:]
-    for function in cases:
-        name = function.__name__
-        if wanted and name not in wanted:
-            continue
-        began = time.monotonic()
-        try:
-            function()
-        except Exception:  # pylint: disable=broad-except
-            failed += 1
-            traceback.print_exc(file=sys.stdout)
-            print(f"FAILED {name}", flush=True)
-        else:
-            passed += 1
-            print(f"ok     {name} ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":
