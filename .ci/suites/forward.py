@@ -1,0 +1,440 @@
+#!/usr/bin/env python3
+"""Mail from foreign clients through the release binary into foreign next hops.
+
+usage: forward.py GATEPOST DIRECTORY [CASE...]
+
+Clients: swaks, curl, smtplib, smtp-source. Next hops: smtp-sink, a Postfix with configuration,
+queue and mailbox of its own, and `gatepost-load sink`, which stands beside GATEPOST. Works in
+DIRECTORY alone (Postfix' own user must be able to get there), on 127.0.0.0/8. Every wait is
+bounded; nothing depends on how fast anything is, save that an acknowledgement said to be immediate
+must come before a limit of a minute or more. Ends with one line, `N passed, N failed`, and exits 1
+when something failed. A program that is missing is a failure, not a reason to skip.
+
+What is checked everywhere: each accepted message arrives once, octet by octet below the one
+Received field that was added.
+"""
+
+import collections
+import grp
+import os
+import pwd
+import re
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from harness import FROM, GATEPOST, PATIENCE, SCRATCH, TO, Gateway, case, main, queue, run, same, shapes, smtp_source, until
+
+LOAD = Path(GATEPOST).with_name("gatepost-load")
+# How many messages wait in the queue when it is stopped and started.
+MANY = int(os.environ.get("GATEPOST_FORWARD_MESSAGES", "2000"))
+UNLIMITED = ["--message-rate=0", "--max-connections-per-source=0", "--retry-min=1s", "--retry-max=1s"]
+# How late "at its limit" may be, on a machine that has other things to do.
+LATE = 10
+ADDED = re.compile(rb"Received: from [^\r\n]*\r\n\tby mx\.test\.example \(Gatepost\) with E?SMTP id ([0-9A-Za-z]+);\r\n"
+                   rb"\t[^\r\n]*\r\n")
+
+
+class Mail:
+    """A message as a next hop got it; `sender` and `recipients` are all that was behind the verb."""
+
+    def __init__(self, sender, recipients, octets):
+        self.sender, self.recipients = sender, recipients
+        field = ADDED.match(octets)
+        assert field, f"no Received field of ours: {octets[:300]!r}"
+        self.identifier, self.field, self.content = field[1].decode(), field[0], octets[field.end():]
+
+
+# --- next hops -----------------------------------------------------------------------------------
+
+
+ports = iter(range(20_000 + os.getpid() % 10_000, 32_768))
+
+
+def free_port(host):
+    """A port that is no client's, so that it is still free when its server comes back."""
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+                return port
+            except OSError:
+                pass
+    raise AssertionError(f"no free port on {host}")
+
+
+class NextHop:
+    """A server that can be stopped, and started again where it was."""
+
+    host = "127.0.0.5"
+    number = 0
+
+    def __init__(self):
+        NextHop.number += 1
+        self.port = free_port(self.host)
+        self.directory = SCRATCH / f"{type(self).__name__}-{NextHop.number}"
+        self.directory.mkdir()
+        self.process = None
+
+    @property
+    def server(self):
+        return f"{self.host}:{self.port}"
+
+    def command(self):
+        raise NotImplementedError
+
+    def start(self):
+        log = (self.directory / "log").open("ab")
+        with log:
+            self.process = subprocess.Popen([str(word) for word in self.command()], stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, start_new_session=True)
+        until(f"{self.server} answers", self.answers)
+        return self
+
+    def answers(self):
+        assert self.process.poll() is None, f"it ended: {(self.directory / 'log').read_text()}"
+        try:
+            with socket.create_connection((self.host, self.port), PATIENCE) as session:
+                return session.recv(100).startswith(b"220")
+        except OSError:
+            return False
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        self.process = None
+
+    def __enter__(self):
+        return self if self.process else self.start()
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+class SmtpSink(NextHop):
+    """Postfix' smtp-sink. Its files have LF for CRLF, and no other CR."""
+
+    def command(self):
+        return ["smtp-sink", "-u", "root", "-d", self.directory / "mail" / "m", self.server, "1000"]
+
+    def mails(self):
+        if self.process:
+            # It does one thing after the other: all that it has answered is in its files.
+            assert self.answers()
+        found = []
+        for path in sorted((self.directory / "mail").glob("m*")):
+            head, rest = re.split(rb"^Received: .*\n\t.*\n\t.*\n", path.read_bytes(), maxsplit=1, flags=re.MULTILINE)
+            sender, = re.findall(r"^X-Mail-Args: (.*)$", head.decode(), re.MULTILINE)
+            recipients = re.findall(r"^X-Rcpt-Args: (.*)$", head.decode(), re.MULTILINE)
+            assert rest.endswith(b"\n"), f"{path}: it was written in part"
+            found.append(Mail(sender, recipients, rest[:-1].replace(b"\n", b"\r\n")))
+        return found
+
+
+class Recorder(NextHop):
+    """`gatepost-load sink`."""
+
+    def __init__(self, *options):
+        super().__init__()
+        self.options = options
+
+    def command(self):
+        return [LOAD, "sink", "--listen", self.server, "--dump", self.directory / "mail", *self.options]
+
+    def count(self):
+        return sum(name.endswith(".eml") for name in os.listdir(self.directory / "mail"))
+
+    def mails(self):
+        found = []
+        for path in sorted((self.directory / "mail").glob("*.eml")):
+            lines = path.with_suffix(".envelope").read_text().splitlines()
+            sender, = [line[len("MAIL FROM:"):] for line in lines if line.startswith("MAIL FROM:")]
+            recipients = [line[len("RCPT TO:"):] for line in lines if line.startswith("RCPT TO:")]
+            found.append(Mail(sender, recipients, path.read_bytes()))
+            found[-1].verb = lines[-1]
+        return found
+
+
+class Postfix(NextHop):
+    """A Postfix that puts all mail into one maildir, and keeps that of held.example in its queue.
+
+    It takes mail on two ports: with CHUNKING, and without.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.plain_port = free_port(self.host)
+        self.config = self.directory / "etc"
+        user = pwd.getpwnam("postfix")
+        for name in ("etc", "data", "queue", "mail", "logs"):
+            (self.directory / name).mkdir()
+            if name in ("data", "mail", "logs"):
+                os.chown(self.directory / name, user.pw_uid, user.pw_gid)
+        self.log = self.directory / "logs" / "log"
+        (self.config / "main.cf").write_text(f"""
+compatibility_level = 3.6
+config_directory = {self.config}
+queue_directory = {self.directory}/queue
+data_directory = {self.directory}/data
+maillog_file = {self.log}
+maillog_file_prefixes = {self.directory}
+mail_owner = postfix
+setgid_group = {grp.getgrnam("postdrop").gr_name}
+myhostname = postfix.example
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+mydestination =
+alias_maps =
+alias_database =
+virtual_mailbox_domains = static:all
+virtual_mailbox_maps = static:all/
+virtual_mailbox_base = {self.directory}/mail
+virtual_uid_maps = static:{user.pw_uid}
+virtual_gid_maps = static:{user.pw_gid}
+virtual_minimum_uid = 1
+virtual_mailbox_limit = 0
+mailbox_size_limit = 0
+message_size_limit = 0
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_recipient_restrictions = check_recipient_access inline:{{held.example=HOLD}}, permit_mynetworks, reject
+smtpd_peername_lookup = no
+smtpd_client_connection_count_limit = 0
+local_header_rewrite_clients =
+notify_classes =
+in_flow_delay = 0
+queue_minfree = 0
+""")
+        (self.config / "master.cf").write_text(f"""
+{self.server} inet n - n - - smtpd
+{self.plain_server} inet n - n - - smtpd -o smtpd_discard_ehlo_keywords=chunking
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+proxymap unix - - n - - proxymap
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+postlog unix-dgram n - n - 1 postlogd
+""")
+        # Makes the directories of the queue. It has nothing to say to a file.
+        run("postfix", "-c", self.config, "check")
+
+    @property
+    def plain_server(self):
+        return f"{self.host}:{self.plain_port}"
+
+    def command(self):
+        programs = run("postconf", "-c", self.config, "-h", "daemon_directory").decode().strip()
+        return [f"{programs}/master", "-c", self.config, "-d"]
+
+    def waiting(self):
+        """Files in its queue; those that are held are not counted."""
+        return sum(len(files) for name in ("incoming", "active", "deferred", "maildrop")
+                   for _, _, files in os.walk(self.directory / "queue" / name))
+
+    def mails(self):
+        until(f"Postfix has delivered everything, see {self.log}", lambda: self.waiting() == 0)
+        found = []
+        for path in sorted((self.directory / "mail" / "all" / "new").iterdir()):
+            octets = path.read_bytes()
+            sender = re.match(rb"Return-Path: (.*)\n", octets)[1].decode()
+            recipient = re.search(rb"^Delivered-To: (.*)\n", octets, re.MULTILINE)[1].decode()
+            own = re.search(rb"^Received: from mx\.test\.example .*\n(?:[ \t].*\n)*", octets, re.MULTILINE)
+            found.append(Mail(sender, [f"<{recipient}>"], octets[own.end():].replace(b"\n", b"\r\n")))
+        return found
+
+    def held(self):
+        """The envelopes of the messages that are held, as postcat prints them."""
+        paths = sorted((self.directory / "queue" / "hold").iterdir())
+        return [run("postcat", "-c", self.config, "-e", path).decode() for path in paths]
+
+
+def delivered(gateway):
+    """Waits until the gateway's queue is empty."""
+    until("the queue is empty", lambda: gateway.metric("gatepost_queue_messages") == 0)
+
+
+def check(mails, expected):
+    """Whether these contents, and no others, have arrived, each of them once."""
+    identifiers = collections.Counter(mail.identifier for mail in mails)
+    twice = [identifier for identifier, times in identifiers.items() if times > 1]
+    assert not twice, f"{len(twice)} messages arrived more than once: {twice[:5]}"
+    got, wanted = collections.Counter(mail.content for mail in mails), collections.Counter(expected)
+    missing, others = list((wanted - got).elements()), list((got - wanted).elements())
+    if missing or others:
+        print(f"    {len(missing)} are missing, {len(others)} others are there")
+        for content in missing:
+            label = content.split(b"\r\n")[0]
+            for other in others:
+                if other.split(b"\r\n")[0] == label:
+                    print(f"    {label}")
+                    same(other, content)
+        raise AssertionError(f"missing: {[content[:60] for content in missing[:5]]}, "
+                             f"others: {[content[:60] for content in others[:5]]}")
+
+
+# --- every client, every shape -------------------------------------------------------------------
+
+
+def contents():
+    """What every client can send."""
+    yield from shapes()
+    header = b"From: a@b.example\r\nSubject: shapes\r\n"
+    yield "no body", header
+    yield "300 KB", header + b"\r\n" + b"".join(b".%06d %s\r\n" % (number, b"x" * 67) for number in range(3900))
+    yield "3 MB", header + b"\r\n" + b"".join(b"%06d %s\r\n" % (number, b"y" * 67) for number in range(39_500))
+
+
+def by_swaks(gateway, content):
+    path = SCRATCH / "swaks.eml"
+    # As it is, with the end of data: it would end every message with an empty line of its own.
+    path.write_bytes(re.sub(rb"^\.", b"..", content, flags=re.MULTILINE) + b".\r\n")
+    run("swaks", "--server", gateway.server, "--from", FROM, "--to", TO, "--helo", "swaks.example",
+        "--data", f"@{path}", "--no-data-fixup", "--suppress-data")
+    return content
+
+
+def by_curl(gateway, content):
+    path = SCRATCH / "curl.eml"
+    path.write_bytes(content)
+    run("curl", "--silent", "--show-error", f"smtp://{gateway.server}/curl.example", "--mail-from", FROM,
+        "--mail-rcpt", TO, "--upload-file", path)
+    return content
+
+
+def connect(gateway):
+    client = smtplib.SMTP(*gateway.address, local_hostname="smtplib.example", timeout=PATIENCE)
+    client.ehlo()
+    return client
+
+
+def send(client, content, recipients=(TO,), options=(), recipient_options=()):
+    """Sends a message by smtplib; its queue id."""
+    assert client.mail(FROM, options)[0] == 250
+    for recipient in recipients:
+        code, text = client.rcpt(recipient, recipient_options)
+        assert code == 250, text
+    code, text = client.data(content)
+    assert code == 250, text
+    return re.match(rb"2\.6\.0 ([0-9A-Za-z]+) ", text)[1].decode()
+
+
+def by_smtplib(gateway, content):
+    with connect(gateway) as client:
+        send(client, content)
+    return content
+
+
+def by_smtp_source(gateway, content):
+    path = SCRATCH / "source.eml"
+    path.write_bytes(content.replace(b"\r\n", b"\n"))
+    smtp_source(gateway, "-m", "1", "-F", path)
+    # It ends every file with an empty line of its own.
+    return content + b"\r\n"
+
+
+def by_bare_line_feeds(gateway, content):
+    """Bare line feeds, which are mended."""
+    with connect(gateway) as client:
+        assert client.mail(FROM)[0] == 250 and client.rcpt(TO)[0] == 250
+        client.putcmd("DATA")
+        assert client.getreply()[0] == 354
+        # A dot behind a bare line feed begins no line (RFC 5321 section 2.3.8): it is neither
+        # taken off nor the end of data, and stays as it is.
+        client.send(content.replace(b"\r\n", b"\n") + b"end\r\n.\r\n")
+        assert client.getreply()[0] == 250
+    return content + b"end\r\n"
+
+
+def every_client(next_hop, server=None):
+    """Sends everything; what must arrive."""
+    expected = []
+    with Gateway("--next-hop=" + (server or next_hop.server), *UNLIMITED) as gateway:
+        for client in (by_swaks, by_curl, by_smtplib, by_smtp_source, by_bare_line_feeds):
+            for name, content in contents():
+                label = f"X-Label: {client.__name__} {name}\r\n".encode()
+                expected.append(client(gateway, label + content))
+        # Without any header: an empty line is the least that smtplib sends.
+        for content in (b"\r\n", b".\r\n", b"\r\n\r\n.\r\n\r\n"):
+            expected.append(by_smtplib(gateway, content))
+        delivered(gateway)
+        assert gateway.metric("gatepost_messages_accepted_total") == len(expected)
+        errors = gateway.stop()
+        assert errors == "", errors
+    assert not queue(gateway.spool)
+    return expected
+
+
+@case
+def every_client_into_smtp_sink():
+    with SmtpSink() as sink:
+        expected = every_client(sink)
+        mails = sink.mails()
+        check(mails, expected)
+        assert {(mail.sender, *mail.recipients) for mail in mails} == {(f"<{FROM}>", f"<{TO}>")}
+
+
+def into_recorder(verb, *options):
+    with Recorder(*options) as sink:
+        expected = every_client(sink)
+        mails = sink.mails()
+        check(mails, expected)
+        for mail in mails:
+            octets = len(mail.field) + len(mail.content)
+            assert (mail.sender, mail.recipients) == (f"<{FROM}> SIZE={octets}", [f"<{TO}>"]), mail.sender
+            assert mail.verb == verb, mail.verb
+
+
+@case
+def every_client_into_the_recorder_by_chunks():
+    into_recorder("BDAT")
+
+
+@case
+def every_client_into_the_recorder_by_data():
+    into_recorder("DATA", "--disable-extension=chunking")
+
+
+def in_postfix(content):
+    """What Postfix keeps of a message: where other lines follow the header, it ends it with an empty line."""
+    header = re.match(rb"(?:[!-9;-~]+:.*\r\n(?:[ \t].*\r\n)*)*", content).end()
+    return content if content[header:header + 2] in (b"", b"\r\n") else content[:header] + b"\r\n" + content[header:]
+
+
+def into_postfix(way, server):
+    with Postfix() as postfix:
+        expected = every_client(postfix, server(postfix))
+        check(postfix.mails(), map(in_postfix, expected))
+        # Said when a session ends.
+        total = lambda: sum(int(count) for count in re.findall(rf" {way}=(\d+)", postfix.log.read_text()))
+        until(f"all came by {way.upper()}, see {postfix.log}", lambda: total() == len(expected))
+
+
+@case
+def every_client_into_postfix_by_chunks():
+    into_postfix("bdat", lambda postfix: postfix.server)
+
+
+@case
+def every_client_into_postfix_by_data():
+    into_postfix("data", lambda postfix: postfix.plain_server)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
