@@ -436,5 +436,151 @@ def every_client_into_postfix_by_data():
     into_postfix("data", lambda postfix: postfix.plain_server)
 
 
+# --- many messages -------------------------------------------------------------------------------
+
+
+def many(next_hop, messages):
+    """Thousands of messages from smtp-source, on lasting connections and on one for each."""
+    with next_hop, Gateway("--next-hop=" + next_hop.server, *UNLIMITED) as gateway:
+        began = time.monotonic()
+        smtp_source(gateway, "-d", "-m", messages, "-s", "20", "-l", "4096")
+        smtp_source(gateway, "-m", messages, "-s", "20", "-l", "1000", "-r", "3")
+        delivered(gateway)
+        print(f"    {2 * messages / (time.monotonic() - began):.0f} messages/s")
+        assert gateway.metric("gatepost_messages_accepted_total") == 2 * messages
+        assert gateway.stop() == ""
+        mails = next_hop.mails()
+    recipients = collections.Counter(recipient for mail in mails for recipient in mail.recipients)
+    assert recipients == {f"<{TO}>": 2 * messages, f"<2{TO}>": messages, f"<3{TO}>": messages}, recipients
+    # Postfix files a message for each of its recipients.
+    mails = [mail for mail in mails if f"<{TO}>" in mail.recipients]
+    # Each has a Message-Id of its own.
+    header = re.compile(rb"From: <.*>\r\nTo: <.*>\r\nDate: .*\r\nMessage-Id: (<.*>)\r\n\r\n")
+    heads = [header.match(mail.content) for mail in mails]
+    assert all(heads), mails[0].content[:300]
+    assert len({head[1] for head in heads}) == len({mail.identifier for mail in mails}) == len(mails) == 2 * messages
+    bodies = collections.Counter(mail.content[head.end():] for mail, head in zip(mails, heads))
+    assert sorted(bodies.values()) == [messages, messages], [(count, body[:100]) for body, count in bodies.items()]
+    return mails
+
+
+@case
+def many_into_smtp_sink():
+    many(SmtpSink(), 3000)
+
+
+@case
+def many_into_the_recorder():
+    mails = many(Recorder(), 3000)
+    assert all(len(mail.recipients) in (1, 3) for mail in mails)
+
+
+@case
+def many_into_postfix():
+    many(Postfix(), 1000)
+
+
+# --- envelopes -----------------------------------------------------------------------------------
+
+# What a client says of a recipient, and how Postfix keeps it: 1 is NEVER, 2 SUCCESS, 4 FAILURE, 8 DELAY.
+ASKED = [
+    ("<one@held.example>", "", ["dsn_orig_rcpt=rfc822;one@held.example"]),
+    ("<two@held.example>", "NOTIFY=NEVER", ["notify_flags=1", "dsn_orig_rcpt=rfc822;two@held.example"]),
+    ("<three@held.example>", "NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;third+2Bthree@held.example",
+     ["notify_flags=14", "dsn_orig_rcpt=rfc822;third+three@held.example"]),
+    ("<four@held.example>", "ORCPT=x400;a+20b", ["dsn_orig_rcpt=x400;a b"]),
+    ("<five@held.example>", "NOTIFY=FAILURE", ["notify_flags=4", "dsn_orig_rcpt=rfc822;five@held.example"]),
+]
+ENVELOPE = "RET=HDRS ENVID=QQ314159+2Bx"
+CONTENT = b"From: a@b.example\r\nSubject: envelope\r\n\r\n.\r\nGr\xc3\xbc\xc3\x9fe\r\n"
+HELD = [*UNLIMITED, "--accept-domain=held.example"]
+
+
+def send_with_parameters(gateway):
+    with connect(gateway) as client:
+        assert "dsn" in client.esmtp_features
+        assert client.mail(FROM, [*ENVELOPE.split(), "BODY=8BITMIME"])[0] == 250
+        for recipient, parameters, *_ in ASKED:
+            code, text = client.docmd("RCPT", f"TO:{recipient} {parameters}".rstrip())
+            assert code == 250, text
+        assert client.data(CONTENT)[0] == 250
+    delivered(gateway)
+
+
+@case
+def dsn_parameters_arrive_as_they_came():
+    for make in (SmtpSink, Recorder):
+        with make() as sink, Gateway("--next-hop=" + sink.server, *HELD) as gateway:
+            send_with_parameters(gateway)
+            mail, = sink.mails()
+            same(mail.content, CONTENT)
+            sender, *parameters = mail.sender.split()
+            wanted = {*ENVELOPE.split(), "BODY=8BITMIME"}
+            if make is Recorder:
+                wanted.add(f"SIZE={len(mail.field) + len(mail.content)}")
+            assert sender == f"<{FROM}>" and sorted(parameters) == sorted(wanted), mail.sender
+            wanted = [f"{recipient} {parameters}".rstrip() for recipient, parameters, *_ in ASKED]
+            got = [" ".join([word.split()[0], *sorted(word.split()[1:])]) for word in mail.recipients]
+            assert got == [" ".join([word.split()[0], *sorted(word.split()[1:])]) for word in wanted], mail.recipients
+
+
+@case
+def dsn_parameters_are_known_to_postfix():
+    with Postfix() as postfix:
+        for server in (postfix.server, postfix.plain_server):
+            with Gateway("--next-hop=" + server, *HELD) as gateway:
+                send_with_parameters(gateway)
+        envelopes = postfix.held()
+        assert len(envelopes) == 2
+        for envelope in envelopes:
+            assert "envelope_id=QQ314159+x\n" in envelope and "ret_flags=2\n" in envelope, envelope
+            got = re.findall(r"((?:^named_attribute: (?:notify_flags|dsn_orig_rcpt)=.*\n)*)"
+                             r"^original_recipient: (.*)\n", envelope, re.MULTILINE)
+            got = [(f"<{path}>", re.findall(": (.*)", attributes)) for attributes, path in got]
+            assert got == [(path, attributes) for path, _, attributes in ASKED], envelope
+
+
+@case
+def nothing_is_asked_of_a_next_hop_without_dsn():
+    with Recorder("--disable-extension=dsn") as sink, Gateway("--next-hop=" + sink.server, *HELD) as gateway:
+        send_with_parameters(gateway)
+        mail, = sink.mails()
+        same(mail.content, CONTENT)
+        assert "ENVID" not in mail.sender and "RET" not in mail.sender, mail.sender
+        assert mail.recipients == [recipient for recipient, *_ in ASKED], mail.recipients
+
+
+@case
+def two_hundred_recipients_over_four_routes():
+    domains = ["test.example", "one.example", "two.example", "sub.three.example"]
+    recipients = [f"r{number}@{domains[number * 7 % 4]}" for number in range(200)]
+    asked = [f"NOTIFY=FAILURE ORCPT=rfc822;r{number}+2B@origin.example" for number in range(200)]
+    sinks = [SmtpSink(), Recorder(), Recorder("--disable-extension=chunking"), Recorder()]
+    with sinks[0], sinks[1], sinks[2], sinks[3]:
+        routes = [f"--next-hop={sinks[0].server}", f"--route=one.example={sinks[1].server}",
+                  f"--route=two.example={sinks[2].server}", f"--route=.three.example={sinks[3].server}"]
+        accepted = ["--accept-domain=one.example", "--accept-domain=two.example", "--accept-domain=.three.example"]
+        for content in (CONTENT, b"Subject: large\r\n\r\n" + b".%076d\r\n" * 10_000 % tuple(range(10_000))):
+            with Gateway(*routes, *accepted, *UNLIMITED) as gateway:
+                with connect(gateway) as client:
+                    assert client.mail(FROM, ENVELOPE.split())[0] == 250
+                    for recipient, parameters in zip(recipients, asked):
+                        assert client.docmd("RCPT", f"TO:<{recipient}> {parameters}")[0] == 250
+                    code, text = client.data(content)
+                    assert code == 250, text
+                delivered(gateway)
+                assert gateway.stop() == ""
+            fields = set()
+            for domain, sink in zip(domains, sinks):
+                mail, = [mail for mail in sink.mails() if mail.identifier.encode() in text]
+                wanted = [f"<{recipient}> {parameters}" for recipient, parameters in zip(recipients, asked)
+                          if recipient.endswith("@" + domain)]
+                assert len(wanted) == 50 and mail.recipients == wanted, f"{domain}: {mail.recipients}"
+                assert set(ENVELOPE.split()) < set(mail.sender.split()), mail.sender
+                same(mail.content, content)
+                fields.add(mail.field)
+            assert len(fields) == 1, fields
+
+
 if __name__ == "__main__":
     sys.exit(main())
