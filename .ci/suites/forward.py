@@ -466,18 +466,18 @@ def many(next_hop, messages):
 
 @case
 def many_into_smtp_sink():
-    many(SmtpSink(), 3000)
+    many(SmtpSink(), 1500)
 
 
 @case
 def many_into_the_recorder():
-    mails = many(Recorder(), 3000)
+    mails = many(Recorder(), 1500)
     assert all(len(mail.recipients) in (1, 3) for mail in mails)
 
 
 @case
 def many_into_postfix():
-    many(Postfix(), 1000)
+    many(Postfix(), 500)
 
 
 # --- envelopes -----------------------------------------------------------------------------------
@@ -580,6 +580,256 @@ def two_hundred_recipients_over_four_routes():
                 same(mail.content, content)
                 fields.add(mail.field)
             assert len(fields) == 1, fields
+
+
+# --- next hops that are stopped, and Gatepost stopped --------------------------------------------
+
+
+def skipped(gateway, reason):
+    return gateway.metric(f'gatepost_ack_delays_total{{reason="{reason}"}}')
+
+
+def numbered(number):
+    return b"Subject: %d\r\n\r\n.%s\r\n" % (number, b"x" * (number % 3000))
+
+
+def send_numbered(gateway, numbers):
+    """Sends numbered messages in one session: contents by queue id."""
+    with connect(gateway) as client:
+        return {send(client, numbered(number)): numbered(number) for number in numbers}
+
+
+def check_numbered(mails, sent):
+    check(mails, sent.values())
+    for mail in mails:
+        same(mail.content, sent[mail.identifier])
+
+
+@case
+def mail_for_a_stopped_next_hop_is_accepted_and_arrives_later():
+    sink = SmtpSink()
+    with Gateway("--next-hop=" + sink.server, "--ack-delay=60s", *UNLIMITED) as gateway:
+        began = time.monotonic()
+        sent = send_numbered(gateway, range(1000))
+        took = time.monotonic() - began
+        print(f"    {1000 / took:.0f} messages/s accepted in one session while the next hop is down")
+        assert took < 60, f"{took:.1f} s"
+        assert (skipped(gateway, "next_hop_down"), skipped(gateway, "limit")) == (1000, 0)
+        waiting = queue(gateway.spool)
+        assert {identifier: content for identifier, (_, _, content) in waiting.items()} == sent
+        with sink:
+            delivered(gateway)
+            check_numbered(sink.mails(), sent)
+            # It goes down under a gateway that has connections to it, and comes back.
+            sink.stop()
+            later = send_numbered(gateway, range(1000, 1200))
+            assert queue(gateway.spool).keys() == later.keys()
+            sink.start()
+            delivered(gateway)
+            errors = gateway.stop().splitlines()
+            check_numbered(sink.mails(), sent | later)
+    said = [line for line in errors if "its mail waits in the queue" in line]
+    assert len(said) in (1, 2) and len(errors) == 2 * len(said), errors
+    assert not queue(gateway.spool)
+
+
+@case
+def a_stopped_gateway_goes_on_where_it_was():
+    sink = Recorder()
+    options = ["--next-hop=" + sink.server, *UNLIMITED]
+    with Gateway(*options) as gateway:
+        sent = {}
+        while len(sent) < MANY:
+            sent |= send_numbered(gateway, range(len(sent), min(len(sent) + 1000, MANY)))
+        assert len(sent) == MANY
+        gateway.stop()
+    with Gateway(*options, spool=gateway.spool) as gateway:
+        assert gateway.metric("gatepost_queue_messages") == MANY
+        print(f"    {gateway.resident() >> 10} KB resident with {MANY} messages in the queue")
+        assert queue(gateway.spool).keys() == sent.keys()
+        gateway.stop()
+    sink.start()
+    with sink:
+        began = time.monotonic()
+        # Stopped twice on the way.
+        for part in (4, 2):
+            with Gateway(*options, spool=gateway.spool) as gateway:
+                until("some have arrived", lambda part=part: sink.count() > MANY // part)
+                gateway.stop()
+        print(f"    {MANY - sink.count()} of {MANY} are left when it is stopped for the last time")
+        with Gateway(*options, spool=gateway.spool) as gateway:
+            until("all have arrived", lambda: sink.count() >= MANY)
+            print(f"    all have arrived after {time.monotonic() - began:.1f} s")
+            delivered(gateway)
+            gateway.stop()
+        check_numbered(sink.mails(), sent)
+    assert not queue(gateway.spool)
+
+
+@case
+def a_drain_under_load_loses_and_doubles_nothing():
+    # With the delay, sessions wait for the next hop when the drain begins.
+    for ack_delay in ("0", "90s"):
+        drained(ack_delay)
+
+
+def drained(ack_delay):
+    slow, down = Recorder("--fault=end=slow:30ms"), Recorder()
+    drain = 60
+    options = [f"--next-hop={slow.server}", f"--route=down.example={down.server}", "--accept-domain=down.example",
+               f"--ack-delay={ack_delay}", f"--drain-timeout={drain}s", *UNLIMITED]
+    sent, failures = {}, []
+
+    def load(thread):
+        number = thread
+        try:
+            with connect(gateway) as client:
+                while True:
+                    recipients = [(TO,), ("rcpt@down.example",), (TO, "rcpt@down.example")][number // 8 % 3]
+                    identifier = send(client, numbered(number), recipients)
+                    sent[identifier] = number, recipients
+                    number += 8
+        except (smtplib.SMTPException, AssertionError, OSError) as error:
+            failures.append(error)
+
+    with slow:
+        with Gateway(*options) as gateway:
+            threads = [threading.Thread(target=load, args=(thread,)) for thread in range(8)]
+            for thread in threads:
+                thread.start()
+            try:
+                until("there is enough of everything", lambda: len(sent) > 500 and slow.count() > 100)
+                assert not failures, failures[0]
+                began = time.monotonic()
+                gateway.stop()
+                took = time.monotonic() - began
+            finally:
+                gateway.process.kill()
+                for thread in threads:
+                    thread.join()
+        assert took < drain, f"{took:.1f} s"
+        waiting, arrived = queue(gateway.spool), {mail.identifier for mail in slow.mails()}
+        print(f"    {len(sent)} acknowledged, {len(arrived)} at the next hop, {len(waiting)} in the queue, "
+              f"stopped in {took:.1f} s")
+        lost = sent.keys() - waiting.keys() - arrived
+        assert not lost, f"acknowledged and lost: {lost}"
+        for identifier, (_, recipients) in sent.items():
+            # What waits for the one that is down is still there; what does not is either here or there.
+            expected = (recipients != (TO,)) or identifier not in arrived
+            assert (identifier in waiting) == expected, f"{identifier} to {recipients}"
+        with down, Gateway(*options, spool=gateway.spool) as gateway:
+            delivered(gateway)
+            gateway.stop()
+            for sink, recipient in ((slow, TO), (down, "rcpt@down.example")):
+                mails = sink.mails()
+                assert all(mail.recipients == [f"<{recipient}>"] for mail in mails)
+                wanted = {identifier: numbered(number) for identifier, (number, recipients) in sent.items()
+                          if recipient in recipients}
+                # What was committed while the session ended is in the queue too, and nobody was told.
+                mine = [mail for mail in mails if mail.identifier in sent]
+                assert len({mail.identifier for mail in mails}) == len(mails)
+                check_numbered(mine, wanted)
+                assert len(mails) - len(mine) <= len(threads), f"{len(mails) - len(mine)} were not acknowledged"
+    assert not queue(gateway.spool)
+
+
+# --- acknowledgement delay -----------------------------------------------------------------------
+
+
+def timed(gateway, recipients=(TO,)):
+    """Sends a message; the reply to its end, and how long it took."""
+    with connect(gateway) as client:
+        assert client.mail(FROM)[0] == 250
+        for recipient in recipients:
+            assert client.rcpt(recipient)[0] == 250
+        began = time.monotonic()
+        code, text = client.data(CONTENT)
+        return code, text.decode(), time.monotonic() - began
+
+
+@case
+def an_acknowledgement_comes_when_the_next_hop_has_the_message():
+    for options, least in (([], 0), (["--fault=end=slow:1s"], 1), (["--fault=mail=slow:1s"], 1)):
+        with Recorder(*options) as sink, Gateway("--next-hop=" + sink.server, "--ack-delay=90s", *UNLIMITED) as gateway:
+            for count in range(1, 4 if options else 21):
+                code, text, took = timed(gateway)
+                assert code == 250 and text.endswith(" Queued mail for delivery"), text
+                mails = sink.mails()
+                assert len(mails) == count and mails[-1].identifier in text, f"{options}: {len(mails)} of {count}"
+                assert least <= took < 90, f"{options}: {took:.2f} s"
+            print(f"    {' '.join(options) or 'quick'}: {1000 * took:.1f} ms")
+            delivered(gateway)
+            assert skipped(gateway, "delivered") == count
+            check(sink.mails(), [CONTENT] * count)
+
+
+@case
+def an_acknowledgement_waits_no_longer_than_its_delay():
+    for fault, arrives in (("end=slow:3s", True), ("end=hang", False), ("ehlo=hang", False), ("rcpt=hang", False)):
+        with Recorder("--fault=" + fault) as sink, Gateway("--next-hop=" + sink.server, "--ack-delay=1s", *UNLIMITED) as gateway:
+            code, text, took = timed(gateway)
+            assert code == 250, text
+            print(f"    {fault}: {took:.3f} s for a delay of 1 s")
+            assert 1 <= took < 1 + LATE, f"{fault}: {took:.2f} s"
+            if arrives:
+                delivered(gateway)
+                check(sink.mails(), [CONTENT])
+            else:
+                identifier, = queue(gateway.spool)
+                assert identifier in text
+            # Unless a wait of a second took three.
+            assert skipped(gateway, "limit") == 1 or took > 3
+
+
+@case
+def an_acknowledgement_does_not_wait_for_a_next_hop_that_is_down():
+    # Nobody listens there.
+    with Gateway(f"--next-hop=127.0.0.5:{free_port('127.0.0.5')}", "--ack-delay=90s", *UNLIMITED) as gateway:
+        for count in range(1, 21):
+            code, text, took = timed(gateway)
+            assert code == 250 and took < 60, f"{text}: {took:.1f} s"
+        print(f"    down: {1000 * took:.1f} ms")
+        assert len(queue(gateway.spool)) == count
+        assert skipped(gateway, "next_hop_down") == 20
+
+
+@case
+def a_refusal_by_the_next_hop_is_passed_on():
+    refusal = "550 5.7.1 We do not want this"
+    both = (TO, "other@test.example")
+    for fault, recipients, expected, times in (
+            ("end=" + refusal, (TO,), refusal, 3),
+            ("end=" + refusal, both, refusal, 3),
+            ("mail=" + refusal, both, refusal, 3),
+            ("rcpt=" + refusal, both, refusal, 3),
+            ("rcpt=550 no enhanced code", (TO,), "550 5.0.0 no enhanced code", 3),
+            ("end=554 5.6.0 first line\\n5.6.0 last line", (TO,), "554 5.6.0 last line", 3),
+            # One of two: accepted, and a failure of that one.
+            ("rcpt[other]=" + refusal, both, None, 1),
+            # For now only: accepted, and tried again.
+            ("end=451 4.3.0 later,first:1", both, None, 1)):
+        with Recorder("--fault=" + fault) as sink, Gateway("--next-hop=" + sink.server, "--ack-delay=90s", *UNLIMITED) as gateway:
+            for _ in range(times):
+                code, text, took = timed(gateway, recipients)
+                assert took < 60, f"{fault}: {took:.1f} s"
+                if expected:
+                    assert f"{code} {text}" == expected, f"{fault}: {code} {text}"
+                else:
+                    assert code == 250, f"{fault}: {code} {text}"
+            if expected:
+                delivered(gateway)
+                assert not queue(gateway.spool) and not sink.mails()
+                assert gateway.metric("gatepost_messages_accepted_total") == 0
+                assert skipped(gateway, "refused") == times
+            else:
+                until("it arrives", lambda sink=sink: sink.count() > 0)
+                mail, = sink.mails()
+                same(mail.content, CONTENT)
+                assert mail.identifier in text
+                wanted = [f"<{path}>" for path in both if path == TO or "rcpt" not in fault]
+                assert mail.recipients == wanted, f"{fault}: {mail.recipients}"
+            gateway.stop()
+        assert len(sink.mails()) == (0 if expected else 1)
 
 
 if __name__ == "__main__":

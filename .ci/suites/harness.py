@@ -130,7 +130,7 @@ def queue(spool):
     for start in range(0, len(listed), 1000):
         part = [line.split(" ") for line in listed[start:start + 1000]]
         octets = run(GATEPOST, "queue", "cat", "--spool", spool, *(fields[0] for fields in part))
-        for identifier, _, size, sender, recipients in part:
+        for identifier, _, size, sender, recipients, *_ in part:
             message, octets = octets[:int(size)], octets[int(size):]
             field = re.match(rb"Received: from [^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", message)
             assert field and b" id %s;" % identifier.encode() in field[0], message[:300]
