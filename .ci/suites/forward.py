@@ -30,6 +30,8 @@ from pathlib import Path
 
 from harness import FROM, GATEPOST, PATIENCE, SCRATCH, TO, Gateway, case, main, queue, run, same, shapes, smtp_source, until
 
+# Postfix reads its configuration as a user of its own.
+os.umask(0o022)
 LOAD = Path(GATEPOST).with_name("gatepost-load")
 # How many messages wait in the queue when it is stopped and started.
 MANY = int(os.environ.get("GATEPOST_FORWARD_MESSAGES", "2000"))
@@ -93,7 +95,11 @@ class NextHop:
         with log:
             self.process = subprocess.Popen([str(word) for word in self.command()], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True)
-        until(f"{self.server} answers", self.answers)
+        try:
+            until(f"{self.server} answers", self.answers)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def answers(self):
@@ -116,6 +122,7 @@ class NextHop:
         if self.process:
             self.process.kill()
             self.process.wait()
+            self.process = None
 
 
 class SmtpSink(NextHop):
@@ -232,8 +239,12 @@ virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 """)
-        # Makes the directories of the queue. It has nothing to say to a file.
-        run("postfix", "-c", self.config, "check")
+        # Makes the directories of the queue. Its complaints go to a terminal, or into that log.
+        checked = run("postfix", "-c", self.config, "check", code=None)
+        assert (self.directory / "queue" / "active").is_dir(), f"postfix check: {checked} {self.log_text()}"
+
+    def log_text(self):
+        return self.log.read_text() if self.log.exists() else ""
 
     @property
     def plain_server(self):
@@ -422,7 +433,7 @@ def into_postfix(way, server):
         expected = every_client(postfix, server(postfix))
         check(postfix.mails(), map(in_postfix, expected))
         # Said when a session ends.
-        total = lambda: sum(int(count) for count in re.findall(rf" {way}=(\d+)", postfix.log.read_text()))
+        total = lambda: sum(int(count) for count in re.findall(rf" {way}=(\d+)", postfix.log_text()))
         until(f"all came by {way.upper()}, see {postfix.log}", lambda: total() == len(expected))
 
 
