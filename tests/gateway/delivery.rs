@@ -41,20 +41,29 @@ fn end(mut gateway: Gateway) {
     assert_eq!(code, Some(0), "{stderr}");
 }
 
-/// The only message of the queue, once nothing of it is tried any more.
+/// Messages of which nothing is tried any more, once so many recipients were given up and that is on the disk.
 #[track_caller]
-fn failed(spool: &Path) -> Value {
-    until("the message has failed", || list_json(spool).iter().any(|entry| entry["status"] == "failed"));
-    let listed = list_json(spool);
-    assert_eq!(listed.len(), 1, "{listed:?}");
-    listed[0].clone()
+fn failed(gateway: &Gateway, outcome: &str, recipients: f64) -> Vec<Value> {
+    until("recipients are given up", || gateway.recipients(outcome) == recipients);
+    let mut listed = Vec::new();
+    until("that is on the disk", || {
+        listed = list_json(&gateway.spool);
+        listed.iter().all(|entry| entry["status"] == "failed")
+    });
+    listed.sort_by_key(|entry| entry["id"].to_string());
+    listed
+}
+
+/// Whether a message is the one with this id.
+fn is(message: &Message, id: &str) -> bool {
+    split_received(&message.content).0.contains(&format!(" id {id};"))
 }
 
 /// Asserts that a message has arrived as it must: our field in front, nothing else changed.
 #[track_caller]
 fn assert_arrived(what: &str, message: &Message, id: &str, expected: &[u8]) {
     let (field, content) = split_received(&message.content);
-    assert!(field.contains(&format!(" id {id};")), "{what}: {field}");
+    assert!(is(message, id), "{what}: {field}");
     assert_same(what, &content, expected);
 }
 
@@ -108,8 +117,8 @@ fn every_shape_arrives(hop: &NextHop, check: impl Fn(&Message)) {
     let arrived = hop.messages();
     assert_eq!(arrived.len(), sent.len());
     for (name, from, id, expected) in sent {
-        let of_it = |message: &&Message| split_received(&message.content).0.contains(&format!(" id {id};"));
-        let message = arrived.iter().find(of_it).unwrap_or_else(|| panic!("{name} has not arrived"));
+        let message = arrived.iter().find(|message| is(message, &id));
+        let message = message.unwrap_or_else(|| panic!("{name} has not arrived"));
         assert_arrived(name, message, &id, &expected);
         let path = message.mail.split(' ').take(2).collect::<Vec<_>>().join(" ");
         assert_eq!(path, format!("MAIL FROM:<{from}>"), "{name}");
@@ -186,7 +195,7 @@ fn parameters_are_passed_on_where_they_are_offered() {
     gateway.until_delivered();
     // Octets above 127 are never given to whom they would be spoilt by.
     send(&mut client, "seven-bit");
-    let entry = failed(&gateway.spool);
+    let entry = failed(&gateway, "failed", 2.0).remove(0);
     let outcomes = entry["outcomes"].as_array().expect("outcomes");
     assert!(outcomes.len() == 2 && outcomes.iter().all(|outcome| outcome["status"] == "failed"), "{entry}");
     assert!(outcomes[0]["reply"].as_str().is_some_and(|reply| reply.contains("5.6.3")), "{entry}");
@@ -276,8 +285,8 @@ fn mail_in_the_queue_survives_the_end_of_the_process() {
     let arrived = hop.messages();
     assert_eq!(arrived.len(), sent.len());
     for (id, content) in sent {
-        let of_it = |message: &&Message| split_received(&message.content).0.contains(&format!(" id {id};"));
-        assert_arrived("after restarts", arrived.iter().find(of_it).expect("it has arrived"), &id, &content);
+        let message = arrived.iter().find(|message| is(message, &id)).expect("it has arrived");
+        assert_arrived("after restarts", message, &id, &content);
     }
     gateway.kill();
     // What was delivered is not known to be until that is on the disk; the queue was empty.
@@ -310,16 +319,19 @@ fn arrives_after(cases: Vec<(String, NextHop)>, options: &[&str], twice: impl Fn
     all.extend(cases.iter().map(|(name, hop)| route(&format!("{name}.test.example"), hop)));
     let gateway = forwarding(&scratch.join("spool"), &all);
     let mut client = gateway.session();
-    // Content that neither a chunk nor the kernel's buffers hold at once.
-    let content = [CONTENT, &b"line after line\r\n".repeat(300_000)].concat();
-    let ids: Vec<String> =
-        cases.iter().map(|(name, _)| client.deliver(FROM, &[&format!("rcpt@{name}.test.example")], &content)).collect();
+    // Amid the content means: more of it than the kernel's buffers hold.
+    let large = [CONTENT, &b"line after line\r\n".repeat(300_000)].concat();
+    let content = |name: &str| if name.starts_with("body") { &large[..] } else { CONTENT };
+    let ids: Vec<String> = cases
+        .iter()
+        .map(|(name, _)| client.deliver(FROM, &[&format!("rcpt@{name}.test.example")], content(name)))
+        .collect();
     gateway.until_delivered();
     for ((name, hop), id) in cases.iter().zip(ids) {
         let messages = hop.messages();
         assert!(messages.iter().any(|message| message.answered), "{name}");
         assert!(messages.len() == 1 || twice(name), "{name}: {} copies", messages.len());
-        messages.iter().for_each(|message| assert_arrived(name, message, &id, &content));
+        messages.iter().for_each(|message| assert_arrived(name, message, &id, content(name)));
     }
     end(gateway);
 }
@@ -407,53 +419,68 @@ fn silence_is_given_up_and_tried_again() {
 
 #[test]
 fn permanent_refusals_are_kept_and_not_tried_again() {
-    for (verb, reply, offer) in [
-        (Verb::Mail, "550 5.7.1 not from you", EXTENSIONS.to_vec()),
-        (Verb::Rcpt, "550 5.1.1 no such user", EXTENSIONS.to_vec()),
-        (Verb::Rcpt, "550 5.1.1 no such user", without(&["PIPELINING", "CHUNKING"])),
-        (Verb::Data, "554 5.6.0 no", without(&["CHUNKING"])),
-        (Verb::End, "552 5.3.4 too large", EXTENSIONS.to_vec()),
-        (Verb::End, "552 5.3.4 too large", without(&["CHUNKING"])),
-    ] {
-        let (hop, scratch) = (NextHop::offering(&offer), Scratch::new());
-        let spool = scratch.join("spool");
-        let gateway = forwarding(&spool, &[next_hop(&hop)]);
-        hop.script(first(1, verb, Act::Say(reply)));
+    let (all, plain) = (EXTENSIONS.to_vec(), without(&["PIPELINING", "CHUNKING"]));
+    let cases = [
+        ("mail", Verb::Mail, "550 5.7.1 not from you", &all),
+        ("mail-plain", Verb::Mail, "550 not from you", &plain),
+        ("rcpt", Verb::Rcpt, "550 5.1.1 no such user", &all),
+        ("rcpt-plain", Verb::Rcpt, "553-5.1.1 no\r\n553 5.1.1 such user", &plain),
+        ("data-plain", Verb::Data, "554 5.6.0 no", &plain),
+        ("end", Verb::End, "552 5.3.4 too large", &all),
+        ("end-plain", Verb::End, "552 5.3.4 too large", &plain),
+    ];
+    let hops = cases.each_ref().map(|(.., offer)| NextHop::offering(offer));
+    let domains = cases.map(|(name, ..)| format!("{name}.test.example"));
+    let routes: Vec<String> = domains.iter().zip(&hops).map(|(domain, hop)| route(domain, hop)).collect();
+    let scratch = Scratch::new();
+    let spool = scratch.join("spool");
+    let send = |gateway: &Gateway| {
         let mut client = gateway.session();
-        let id = client.deliver(FROM, &[TO], CONTENT);
-        let entry = failed(&spool);
-        let outcomes = serde_json::json!([{ "to": TO, "status": "failed", "reply": reply }]);
-        assert_eq!((entry["id"].as_str(), &entry["outcomes"]), (Some(id.as_str()), &outcomes), "{verb:?}");
-        // Others are served, before and after a restart; the one that failed does not come back.
-        let second = client.deliver(FROM, &[TO], b"second\r\n");
-        hop.wait(1);
-        gateway.kill();
-        let gateway = forwarding(&spool, &[next_hop(&hop)]);
-        let third = gateway.session().deliver(FROM, &[TO], b"third\r\n");
-        hop.wait(2);
-        until("only it is left", || list_json(&spool).len() == 1);
-        // No fact tells that nothing will come; too short a time could only hide a fault.
-        std::thread::sleep(Duration::from_secs(1));
-        assert_eq!(failed(&spool)["outcomes"], outcomes, "{verb:?}");
-        let mut arrived: Vec<_> = hop.messages();
-        arrived.retain(|message| {
-            message.answered && split_received(&message.content).0.contains(&format!(" id {second};"))
-        });
-        assert!(arrived.len() <= 2, "at most once more after the kill");
-        assert!(
-            hop.messages().iter().all(|message| [&second, &third]
-                .iter()
-                .any(|id| split_received(&message.content).0.contains(&format!(" id {id};")))),
-            "{verb:?}"
-        );
-        end(gateway);
+        domains.each_ref().map(|domain| client.deliver(FROM, &[&format!("rcpt@{domain}")], CONTENT))
+    };
+    for (hop, (_, verb, reply, _)) in hops.iter().zip(&cases) {
+        hop.script(first(1, *verb, Act::Say(reply)));
     }
+    let gateway = forwarding(&spool, &routes);
+    let mut refused: Vec<_> = send(&gateway).into_iter().zip(&cases).zip(&domains).collect();
+    refused.sort_by(|((one, _), _), ((other, _), _)| one.cmp(other));
+    let count = cases.len() as f64;
+    let kept = failed(&gateway, "failed", count);
+    for (entry, ((id, (_, _, reply, _)), domain)) in kept.iter().zip(&refused) {
+        let reply = reply.lines().last();
+        let outcomes = serde_json::json!([{ "to": format!("rcpt@{domain}"), "status": "failed", "reply": reply }]);
+        assert_eq!((entry["id"].as_str(), &entry["outcomes"]), (Some(id.as_str()), &outcomes));
+    }
+    // Others are served, also after a restart; what was refused does not come back.
+    let second = send(&gateway);
+    let only_those_are_left = |gateway: &Gateway| gateway.metric("gatepost_queue_messages") == count;
+    until("only the refused are left", || only_those_are_left(&gateway));
+    gateway.kill();
+    let gateway = forwarding(&spool, &routes);
+    let third = send(&gateway);
+    until("only the refused are left", || only_those_are_left(&gateway));
+    // No fact tells that nothing will come; too short a time could only hide a fault.
+    std::thread::sleep(Duration::from_secs(1));
+    for (index, hop) in hops.iter().enumerate() {
+        let messages = hop.messages();
+        let got = messages.len() == 2 && is(&messages[0], &second[index]) && is(&messages[1], &third[index]);
+        assert!(got, "{}: {} messages", domains[index], messages.len());
+    }
+    assert_eq!(failed(&gateway, "failed", 0.0), kept);
+    end(gateway);
 }
 
 #[test]
 fn each_recipient_has_its_own_outcome() {
-    for offer in [EXTENSIONS.to_vec(), without(&["CHUNKING"]), without(&["CHUNKING", "PIPELINING"])] {
-        let (hop, scratch) = (NextHop::offering(&offer), Scratch::new());
+    let offers = [EXTENSIONS.to_vec(), without(&["CHUNKING"]), without(&["CHUNKING", "PIPELINING"])];
+    let hops = offers.map(|offer| NextHop::offering(&offer));
+    let domains = [0, 1, 2].map(|number| format!("r{number}.test.example"));
+    let routes: Vec<String> = domains.iter().zip(&hops).map(|(domain, hop)| route(domain, hop)).collect();
+    let scratch = Scratch::new();
+    let gateway = forwarding(&scratch.join("spool"), &routes);
+    let mut client = gateway.session();
+    let mut sent = Vec::new();
+    for (hop, domain) in hops.iter().zip(&domains) {
         let later = AtomicBool::new(true);
         hop.script(move |step: Step<'_>| match step.verb {
             Verb::Rcpt if step.line.contains("<later@") && later.swap(false, Ordering::AcqRel) => {
@@ -462,22 +489,26 @@ fn each_recipient_has_its_own_outcome() {
             Verb::Rcpt if step.line.contains("<never@") => Act::Say("550 5.1.1 no such user"),
             _ => Act::Go,
         });
-        let gateway = forwarding(&scratch.join("spool"), &[next_hop(&hop)]);
-        let recipients = ["now@test.example", "later@test.example", "never@test.example"];
-        let id = gateway.session().deliver(FROM, &recipients, CONTENT);
-        let entry = failed(&gateway.spool);
-        let outcome = |to: &str, status: &str| serde_json::json!({ "to": to, "status": status });
-        let outcomes = entry["outcomes"].as_array().expect("outcomes");
-        assert_eq!(outcomes[..2], [outcome(recipients[0], "delivered"), outcome(recipients[1], "delivered")]);
-        assert_eq!(outcomes[2]["status"], "failed");
-        assert_eq!(outcomes[2]["reply"], "550 5.1.1 no such user");
+        let recipients = ["now", "later", "never"].map(|name| format!("{name}@{domain}"));
+        sent.push((client.deliver(FROM, &recipients.each_ref().map(String::as_str), CONTENT), recipients));
+    }
+    until("the rest is delivered", || gateway.recipients("delivered") == 6.0);
+    let listed = failed(&gateway, "failed", 3.0);
+    for ((id, [now, later, never]), hop) in sent.iter().zip(&hops) {
+        let entry = listed.iter().find(|entry| entry["id"] == id.as_str()).expect("listed");
+        let outcomes = serde_json::json!([
+            { "to": now, "status": "delivered" },
+            { "to": later, "status": "delivered" },
+            { "to": never, "status": "failed", "reply": "550 5.1.1 no such user" },
+        ]);
+        assert_eq!(entry["outcomes"], outcomes);
         let messages = hop.messages();
         let got: Vec<_> = messages.iter().map(Message::recipients).collect();
-        assert_eq!(got, [[recipients[0]], [recipients[1]]]);
-        messages.iter().for_each(|message| assert_arrived("mixed", message, &id, CONTENT));
+        assert_eq!(got, [[now], [later]]);
+        messages.iter().for_each(|message| assert_arrived("mixed", message, id, CONTENT));
         assert_eq!(hop.count(Verb::Rcpt), 4, "nobody is asked again who was settled");
-        gateway.stop();
     }
+    gateway.stop();
 }
 
 #[test]
@@ -489,7 +520,7 @@ fn mail_expires() {
         [route("a.test.example", &refusing), route("b.test.example", &down), "--queue-lifetime=2s".to_owned()];
     let gateway = forwarding(&scratch.join("spool"), &options);
     gateway.session().deliver(FROM, &["x@a.test.example", "x@b.test.example"], CONTENT);
-    let entry = failed(&gateway.spool);
+    let entry = failed(&gateway, "expired", 2.0).remove(0);
     let outcomes = entry["outcomes"].as_array().expect("outcomes");
     assert!(outcomes.len() == 2 && outcomes.iter().all(|outcome| outcome["status"] == "expired"), "{entry}");
     down.restart();
@@ -588,8 +619,9 @@ fn without_a_next_hop_mail_is_held_until_there_is_one() {
     // For one of its recipients, then for the other.
     let gateway = forwarding(&spool, &[route("a.test.example", &hop)]);
     assert_eq!(hop.wait(1)[0].recipients(), ["rcpt@a.test.example"]);
-    until("that is known", || list_json(&spool)[0]["outcomes"].is_array());
+    until("that is known", || gateway.recipients("delivered") == 1.0);
     gateway.stop();
+    assert!(list_json(&spool)[0]["outcomes"].is_array());
     let gateway = forwarding(&spool, &[next_hop(&hop)]);
     gateway.until_delivered();
     gateway.stop();

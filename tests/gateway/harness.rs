@@ -438,7 +438,16 @@ impl Gateway {
 
     /// The counter of refusals with this reason.
     pub fn refusals(&self, metric: &str, reason: &str) -> f64 {
-        let sample = format!("{metric}{{reason=\"{reason}\"}}");
+        self.metric_with(metric, "reason", reason)
+    }
+
+    /// The recipients whose attempts came to this outcome.
+    pub fn recipients(&self, outcome: &str) -> f64 {
+        self.metric_with("gatepost_delivery_recipients_total", "outcome", outcome)
+    }
+
+    fn metric_with(&self, metric: &str, label: &str, value: &str) -> f64 {
+        let sample = format!("{metric}{{{label}=\"{value}\"}}");
         sum(&self.scrape(), |name| name == sample)
     }
 
