@@ -326,6 +326,8 @@ struct Scanned {
     damage: Vec<Damage>,
     /// The end of the last intact record.
     end: usize,
+    /// Behind it there are zeros only, or it is `end`.
+    used: usize,
 }
 
 fn scan(
@@ -364,9 +366,11 @@ fn scan(
 /// Finds the intact records of a segment, with sequences from `next_sequence` on.
 fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u8]) -> Scanned {
     let header = SegmentHeader::decode(octets).filter(|header| header.generation == generation);
-    let mut scanned = Scanned { generation, header, records: Vec::new(), damage: Vec::new(), end: HEADER_OCTETS };
+    let used = used_octets(octets);
+    let mut scanned = Scanned { generation, header, records: Vec::new(), damage: Vec::new(), end: HEADER_OCTETS, used };
     if header.is_none() {
-        if octets.iter().all(|&octet| octet == 0) {
+        if used == 0 {
+            scanned.used = HEADER_OCTETS;
             return scanned;
         }
         // The header says nothing that the records do not say themselves: go on and read them.
@@ -376,7 +380,9 @@ fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u
     let first = || RecordHeader::decode(octets.get(HEADER_OCTETS..)?);
     let key = header.map(|header| header.key).or_else(|| first().map(|record| record.key));
     let mut at = HEADER_OCTETS;
-    while let Some(start) = find_record(octets, at) {
+    // Most of a new segment is zeros: no record begins there.
+    let searched = &octets[..octets.len().min(used + HEADER_OCTETS)];
+    while let Some(start) = find_record(searched, at) {
         let intact = RecordHeader::decode(&octets[start..])
             .filter(|header| header.generation == generation && Some(header.key) == key)
             .filter(|header| header.sequence >= next_sequence)
@@ -397,7 +403,18 @@ fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u
         scanned.end = start + usize::try_from(header.octets()).unwrap_or(usize::MAX);
         at = scanned.end;
     }
+    scanned.used = used.max(scanned.end);
     scanned
+}
+
+/// The octets up to the last one that is not zero.
+fn used_octets(octets: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut end = octets.len();
+    while octets[..end].last_chunk() == Some(&ZEROS) {
+        end -= ZEROS.len();
+    }
+    octets[..end].iter().rposition(|&octet| octet != 0).map_or(0, |last| last + 1)
 }
 
 /// Adds a segment to what was found, shows its messages, and says what becomes of its file.
@@ -416,8 +433,7 @@ fn add(scanned: Scanned, octets: &[u8], found: &mut Found, visit: &mut impl FnMu
             visit(&record, Location { generation: scanned.generation, offset, octets });
         }
     }
-    let tail = octets.get(scanned.end..).unwrap_or_default();
-    let used = scanned.end + tail.iter().rposition(|&octet| octet != 0).map_or(0, |last| last + 1);
+    let used = scanned.used;
     if let (true, Some(header)) = (used > scanned.end, scanned.header) {
         let doubtful = !is_beginning(&octets[scanned.end..used], header, found.resume.next_sequence);
         let (segment, offset) = (segment_name(scanned.generation), scanned.end as u64);
