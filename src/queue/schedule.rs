@@ -267,13 +267,6 @@ impl<H> Schedule<H> {
         }
     }
 
-    /// The withdrawal could not be written: the refusals stand.
-    pub fn keep_withdrawn(&mut self, key: MessageKey) {
-        if let Some(message) = self.messages.get_mut(key.0 as usize) {
-            message.statuses.fill(Status::Failed);
-        }
-    }
-
     /// Notes that an outcome about this message is in the segment with this generation.
     pub fn outcome_is_in(&mut self, key: MessageKey, generation: u64) {
         let Some(message) = self.messages.get(key.0 as usize) else { return };

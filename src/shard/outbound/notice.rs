@@ -80,13 +80,13 @@ impl Notice {
         false
     }
 
-    /// The withdrawal is on stable storage, or could not be written.
-    pub fn withdrawn(&self, durable: bool) {
+    /// The withdrawal is on stable storage, or may be: its write failed.
+    pub fn withdrawn(&self) {
         let line = match &mut *self.state.borrow_mut() {
             State::Withdrawing(line) => std::mem::take(line),
             _ => return,
         };
-        self.done(if durable { Acknowledgement::Refuse(line) } else { Acknowledgement::Accept });
+        self.done(Acknowledgement::Refuse(line));
     }
 
     /// Ends the wait with a 250.
@@ -99,5 +99,41 @@ impl Notice {
     fn done(&self, verdict: Acknowledgement) {
         self.state.replace(State::Done(verdict));
         self.session.nudge();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::Doorbell;
+    use crate::shard::net::{Alarm, Net};
+
+    fn notice() -> (Alarm, Notice) {
+        let alarm = Alarm::new(&Net::new(Doorbell::new().expect("an eventfd")).expect("an epoll"));
+        let notice = Notice::new(alarm.nudge());
+        (alarm, notice)
+    }
+
+    #[test]
+    fn a_withdrawal_is_decided_before_the_disk_has_it() {
+        let (_alarm, notice) = notice();
+        notice.refused(1, || "550 5.1.1 second".to_owned());
+        notice.refused(0, || "550 5.1.1 first".to_owned());
+        assert!(notice.withdraw() && !notice.is_waiting());
+        assert!(!notice.give_up(), "the message may be withdrawn on the disk: no 250 any more");
+        notice.accept();
+        assert_eq!(notice.verdict(), None);
+        notice.withdrawn();
+        assert_eq!(notice.verdict(), Some(Acknowledgement::Refuse("550 5.1.1 second".to_owned())));
+    }
+
+    #[test]
+    fn a_session_that_has_answered_hears_nothing() {
+        let (_alarm, notice) = notice();
+        notice.refused(0, || "550 5.1.1 no".to_owned());
+        assert!(notice.give_up() && !notice.withdraw());
+        notice.accept();
+        notice.withdrawn();
+        assert_eq!(notice.verdict(), None);
     }
 }

@@ -55,7 +55,7 @@ impl Watcher for Recorder {
             let next = outbound.unrecorded.borrow_mut().pop_front_if(|outcome| outcome.batch <= batch);
             let Some(outcome) = next else { return };
             if let Some(notice) = outcome.withdraws {
-                notice.withdrawn(true);
+                notice.withdrawn();
             }
             let finished = outbound.schedule.borrow_mut().recorded(outcome.message);
             release(&context, finished);
@@ -70,13 +70,11 @@ impl Watcher for Recorder {
         while let Some(at) = kept.iter().position(|outcome| batches.contains(&outcome.batch)) {
             let Some(mut outcome) = kept.remove(at) else { break };
             if let Some(notice) = outcome.withdraws.take() {
-                // It is in the queue and durable, so the client may be told that; the refusal is
-                // reported like any other.
-                notice.withdrawn(false);
-                outbound.schedule.borrow_mut().keep_withdrawn(outcome.message);
-                if let Settlement::Rest(status, _) = &mut outcome.settlement {
-                    *status = Status::Failed;
-                }
+                // Octets of a batch that failed may be on the disk all the same: after a 250 the
+                // next start would find the message withdrawn, and it would be lost. After the
+                // refusal the worst is a second attempt, should the process end before the
+                // withdrawal is written again.
+                notice.withdrawn();
             }
             lost.push(outcome);
         }
