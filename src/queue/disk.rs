@@ -35,9 +35,9 @@ pub fn quarantine_name(generation: u64) -> String {
     format!("quarantine-{}", segment_name(generation))
 }
 
-/// Whether a file was put aside.
-pub fn is_quarantined(name: &str) -> bool {
-    name.starts_with("quarantine-")
+/// The generation of a segment that was put aside.
+pub fn quarantined_generation(name: &str) -> Option<u64> {
+    segment_generation(name.strip_prefix("quarantine-")?)
 }
 
 /// The name of a message's spill file.

@@ -17,7 +17,7 @@
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
 //! tidying. Segments that nothing needs any more are removed later, by [`super::schedule`]'s rule.
 
-use super::disk::{Disk, is_quarantined, segment_generation, segment_name, spill_id, spill_name};
+use super::disk::{Disk, quarantined_generation, segment_generation, segment_name, spill_id, spill_name};
 use super::outcome::{Status, Statuses};
 use super::record::{HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, begins_like_record, find_record};
 use super::spool::{Location, Resume};
@@ -196,7 +196,7 @@ pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) 
     }
     // A damaged record, or one in a quarantined segment, may be the one that names it.
     let names = disk.names()?;
-    let quarantined = names.iter().any(|name| is_quarantined(name));
+    let quarantined = names.iter().any(|name| quarantined_generation(name).is_some());
     let doubtful = found.unfinished.iter().any(|unfinished| unfinished.doubtful);
     let orphans_go = found.damage.is_empty() && !doubtful && !quarantined;
     for name in names {
@@ -336,7 +336,12 @@ fn scan(
     found: &mut Found,
     visit: &mut impl FnMut(&Record<'_>, Location),
 ) -> io::Result<Vec<(String, Fate)>> {
-    let mut generations: Vec<u64> = disk.names()?.iter().filter_map(|name| segment_generation(name)).collect();
+    let names = disk.names()?;
+    let mut generations: Vec<u64> = names.iter().filter_map(|name| segment_generation(name)).collect();
+    // A name that was put aside is not used again: the one segment would replace the other.
+    if let Some(highest) = names.iter().filter_map(|name| quarantined_generation(name)).max() {
+        found.resume.next_generation = found.resume.next_generation.max(highest + 1);
+    }
     generations.sort_unstable();
     let mut octets = Vec::new();
     let mut fates = Vec::new();

@@ -373,6 +373,7 @@ fn damage_quarantines_its_segment_and_keeps_orphans() {
     disk.0.insert(quarantine_name(1), octets);
     let found = recovered(&mut disk).expect("memory does not fail");
     assert_eq!((found.messages, found.damage.len(), found.segments.len()), (0, 0, 0));
+    assert_eq!(found.resume.next_generation, 2, "another segment to be put aside has another name");
     assert!(disk.0.contains_key(&orphan));
     assert!(!ids.is_empty());
 }
