@@ -63,19 +63,25 @@ impl Hop {
         line
     }
 
-    /// Takes a message of one recipient up to its final dot.
-    fn message(&mut self) {
-        self.transaction();
+    /// Takes a message of one recipient up to its final dot; the recipient.
+    fn message(&mut self) -> String {
+        let recipient = self.transaction();
         while self.line() != ".\r\n" {}
+        recipient
     }
 
-    /// Takes a message of one recipient up to its content.
-    fn transaction(&mut self) {
+    /// Takes a message of one recipient up to its content; the recipient.
+    fn transaction(&mut self) -> String {
+        let mut recipient = String::new();
         for (command, reply) in [("MAIL", "250 OK"), ("RCPT", "250 OK"), ("DATA", "354 go on")] {
             let line = self.line();
             assert!(line.starts_with(command), "{line}");
             self.say(reply);
+            if command == "RCPT" {
+                recipient = line;
+            }
         }
+        recipient
     }
 }
 
@@ -234,4 +240,36 @@ fn a_next_hop_is_heard_while_it_does_not_read() {
     hop.line();
     hop.say("452 4.3.1 that is enough");
     until("deferred", || gateway.metric("gatepost_delivery_recipients_total") == 1.0);
+}
+
+#[test]
+fn routes_to_one_next_hop_take_turns_whoever_ends_the_connections() {
+    let scratch = Scratch::new();
+    let gateway = start(&scratch.join("spool"), &["--shards=1", "--accept-domain=.test.example"]);
+    let mut client = gateway.session();
+    for _ in 0..60 {
+        client.deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    }
+    client.deliver("a@b.example", &["rcpt@other.test.example"], b"x\r\n");
+    client.quit();
+    gateway.stop();
+    let (next_hop, second) = (NextHop::new(), NextHop::new());
+    let other = |hop: &NextHop| hop.option().replace("--next-hop=", "--route=other.test.example=");
+    let options = ["--shards=1", "--accept-domain=.test.example"].map(str::to_owned);
+    let options = [&options[..], &[next_hop.option(), other(&next_hop), other(&second)]].concat();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let gateway = start(&scratch.join("spool"), &options);
+    // As many as may go at once are of the first route; one that ends gives way to the other.
+    let mut taken = 0;
+    loop {
+        let mut hop = next_hop.greeted();
+        let recipient = hop.message();
+        hop.say("250 taken");
+        taken += 1;
+        if recipient.contains("@other.") {
+            break;
+        }
+    }
+    assert!(taken < 50, "the other route waited for {taken} messages");
+    drop(gateway);
 }

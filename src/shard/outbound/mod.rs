@@ -78,8 +78,20 @@ struct Pool {
     lanes: Vec<u16>,
     /// Until when no more connections are made: the next hop has enough of them.
     crowded_until_ms: Cell<u64>,
-    /// Where the next look for a job begins, so that no lane has to wait for another.
+    /// Where the next look for a connection's next job begins, so that no lane has to wait for
+    /// another.
     turn: Cell<usize>,
+    /// The same for a slot that was given back. A turn of its own: where the next hop ends each
+    /// connection, a look for a job that comes to nothing precedes each slot.
+    slot_turn: Cell<usize>,
+}
+
+impl Pool {
+    /// The places of all its lanes, from this one on.
+    fn places_from(&self, turn: usize) -> impl Iterator<Item = usize> + use<> {
+        let count = self.lanes.len();
+        (0..count).map(move |step| (turn + step) % count)
+    }
 }
 
 /// A message that was made durable just now.
@@ -300,8 +312,15 @@ fn give_slot_back(context: &Rc<Context>, next_hop: NextHopId) {
 }
 
 fn pump_next_hop(context: &Rc<Context>, next_hop: NextHopId) {
-    for &lane in &context.outbound.pools[next_hop.index()].lanes {
+    let pool = &context.outbound.pools[next_hop.index()];
+    let begin = pool.slot_turn.get();
+    let mut is_first = true;
+    for place in pool.places_from(begin) {
+        let lane = pool.lanes[place];
         if context.outbound.schedule.borrow().waiting(lane) > 0 {
+            if std::mem::take(&mut is_first) {
+                pool.slot_turn.set(place + 1);
+            }
             pump(context, lane);
         }
     }
@@ -328,10 +347,7 @@ fn next_job(context: &Context, next_hop: NextHopId) -> Option<Job> {
     if context.shared.stage() != Stage::Serving || pool.share.borrow().owes(state, context.outbound.window) {
         return None;
     }
-    let count = pool.lanes.len();
-    let turn = pool.turn.get();
-    for step in 0..count {
-        let place = (turn + step) % count;
+    for place in pool.places_from(pool.turn.get()) {
         let lane = pool.lanes[place];
         let waits = context.outbound.schedule.borrow().waiting(lane) > 0;
         if waits && preferred(context, lane) == Some(next_hop) {
