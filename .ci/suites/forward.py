@@ -18,6 +18,7 @@ import collections
 import grp
 import os
 import pwd
+import random
 import re
 import signal
 import smtplib
@@ -55,7 +56,7 @@ class Mail:
 # --- next hops -----------------------------------------------------------------------------------
 
 
-ports = iter(range(20_000 + os.getpid() % 10_000, 32_768))
+ports = iter(range(random.randrange(20_000, 30_000), 32_768))
 
 
 def free_port(host):
@@ -128,8 +129,12 @@ class NextHop:
 class SmtpSink(NextHop):
     """Postfix' smtp-sink. Its files have LF for CRLF, and no other CR."""
 
+    def __init__(self, *options):
+        super().__init__()
+        self.options = options
+
     def command(self):
-        return ["smtp-sink", "-u", "root", "-d", self.directory / "mail" / "m", self.server, "1000"]
+        return ["smtp-sink", *self.options, "-u", "root", "-d", self.directory / "mail" / "m", self.server, "1000"]
 
     def mails(self):
         if self.process:
@@ -175,7 +180,7 @@ class Postfix(NextHop):
     It takes mail on two ports: with CHUNKING, and without.
     """
 
-    def __init__(self):
+    def __init__(self, *settings):
         super().__init__()
         self.plain_port = free_port(self.host)
         self.config = self.directory / "etc"
@@ -213,12 +218,11 @@ message_size_limit = 0
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_recipient_restrictions = check_recipient_access inline:{{held.example=HOLD}}, permit_mynetworks, reject
 smtpd_peername_lookup = no
-smtpd_client_connection_count_limit = 0
 local_header_rewrite_clients =
 notify_classes =
 in_flow_delay = 0
 queue_minfree = 0
-""")
+""" + "".join(f"{setting}\n" for setting in settings))
         (self.config / "master.cf").write_text(f"""
 {self.server} inet n - n - - smtpd
 {self.plain_server} inet n - n - - smtpd -o smtpd_discard_ehlo_keywords=chunking
@@ -401,6 +405,15 @@ def every_client_into_smtp_sink():
         assert {(mail.sender, *mail.recipients) for mail in mails} == {(f"<{FROM}>", f"<{TO}>")}
 
 
+@case
+def every_client_into_smtp_sink_without_extensions():
+    # Without ESMTP, without pipelining, without 8BITMIME and DSN.
+    for options in (["-e"], ["-p"], ["-8", "-N"]):
+        with SmtpSink(*options) as sink:
+            expected = every_client(sink)
+            check(sink.mails(), expected)
+
+
 def into_recorder(verb, *options):
     with Recorder(*options) as sink:
         expected = every_client(sink)
@@ -459,7 +472,8 @@ def many(next_hop, messages):
         delivered(gateway)
         print(f"    {2 * messages / (time.monotonic() - began):.0f} messages/s")
         assert gateway.metric("gatepost_messages_accepted_total") == 2 * messages
-        assert gateway.stop() == ""
+        errors = gateway.stop()
+        assert errors == "", errors
         mails = next_hop.mails()
     recipients = collections.Counter(recipient for mail in mails for recipient in mail.recipients)
     assert recipients == {f"<{TO}>": 2 * messages, f"<2{TO}>": messages, f"<3{TO}>": messages}, recipients
@@ -489,6 +503,13 @@ def many_into_the_recorder():
 @case
 def many_into_postfix():
     many(Postfix(), 500)
+
+
+@case
+def many_into_a_postfix_that_allows_few_connections():
+    postfix = Postfix("smtpd_client_connection_count_limit = 3", "smtpd_client_event_limit_exceptions =")
+    many(postfix, 200)
+    assert "too many connections" in postfix.log_text()
 
 
 # --- envelopes -----------------------------------------------------------------------------------
@@ -675,6 +696,40 @@ def a_stopped_gateway_goes_on_where_it_was():
             gateway.stop()
         check_numbered(sink.mails(), sent)
     assert not queue(gateway.spool)
+
+
+@case
+def a_next_hop_that_is_killed_again_and_again_loses_nothing():
+    sink = Recorder()
+    with sink, Gateway("--next-hop=" + sink.server, "--ack-delay=0", *UNLIMITED) as gateway:
+        sent, failures = {}, []
+
+        def load(start):
+            try:
+                sent.update(send_numbered(gateway, range(start, start + 500)))
+            except Exception as error:  # pylint: disable=broad-except
+                failures.append(error)
+
+        threads = [threading.Thread(target=load, args=(500 * thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for round in range(1, 5):
+            until("more has arrived", lambda round=round: sink.count() >= 200 * round)
+            sink.process.kill()
+            sink.process.wait()
+            sink.start()
+        for thread in threads:
+            thread.join()
+        assert not failures, failures[0]
+        delivered(gateway)
+        unanswered = gateway.metric('gatepost_possible_duplicates_total{window="next_hop_silent"}')
+        gateway.stop()
+        mails = sink.mails()
+    by_identifier = {mail.identifier: mail for mail in mails}
+    check_numbered(by_identifier.values(), sent)
+    # Where its last reply was lost, nobody can know.
+    print(f"    {len(mails) - len(sent)} arrived twice, {unanswered:.0f} may have")
+    assert len(mails) - len(sent) <= unanswered
 
 
 @case
