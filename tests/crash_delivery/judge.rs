@@ -45,6 +45,8 @@ pub struct Copy {
 /// The messages of one sender.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// The life of the gateway in which they were sent.
+    pub life: usize,
     pub recipients: Recipients,
     /// The next hop of their domain, if it has one of its own.
     pub routed_to: Option<usize>,
@@ -132,6 +134,14 @@ impl Evidence {
                 verdict
                     .faults
                     .push(format!("{id} is lost: of {all:b} got {delivered:b}, wait {pending:b}: {copies:?}"));
+            }
+        }
+        for (place, lives) in self.lives.windows(2).enumerate() {
+            for (id, &pending) in &lives[1].queue {
+                let before = lives[0].queue.get(id).copied().unwrap_or(0);
+                if self.run(id).is_some_and(|run| run.life <= place) && before & pending != pending {
+                    verdict.faults.push(format!("{id} is back in the queue after life {}", place + 1));
+                }
             }
         }
         for (id, copies) in &self.copies {
