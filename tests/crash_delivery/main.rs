@@ -23,6 +23,7 @@ use harness::{Gateway, Scratch, files, start, until};
 use judge::{Evidence, Life, Recipients, Reply, Run, Verdict};
 use load::{Random, Sender, gatepost_load, seed, setting};
 use sink::NextHop;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -309,7 +310,10 @@ impl<'a> World<'a> {
             let hidden = self.scratch.join("hidden");
             fs::rename(&segment, &hidden).expect("ours");
             let mut damaged = evidence.clone();
-            damaged.lives.last_mut().expect("a life").queue = queue::read(&self.spool(), self.load, &self.scratch);
+            // What it settled may be back now, without its spill file: it is not read, only listed.
+            let listed: HashSet<String> = queue::list(&self.spool()).into_iter().map(|(id, _)| id).collect();
+            let is_listed = |id: &String| evidence.acknowledged.get(id).is_none_or(|id| listed.contains(id));
+            damaged.lives.last_mut().expect("a life").queue.retain(|id, _| is_listed(id));
             is_missed = damaged.judge().lost > 0;
             fs::rename(&hidden, &segment).expect("ours");
         }
