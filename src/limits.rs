@@ -157,6 +157,8 @@ pub const TRANSACTION_RECIPIENTS_MAX: usize = 1000;
 pub const HOT_JOBS_MAX: usize = 256;
 /// Messages of a lane given up in a row for their age, before other lanes have a turn.
 pub const EXPIRED_IN_A_ROW_MAX: usize = 64;
+/// How soon outcomes are written again whose batch failed.
+pub const OUTCOMES_AGAIN_MS: u64 = 1_000;
 /// How often mail that waits for a next hop is looked at.
 pub const KEEPER_TICK_MS: u64 = 100;
 /// How often an idle queue is looked at.

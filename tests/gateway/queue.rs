@@ -273,3 +273,39 @@ fn routes_to_one_next_hop_take_turns_whoever_ends_the_connections() {
     assert!(taken < 50, "the other route waited for {taken} messages");
     drop(gateway);
 }
+
+#[test]
+fn no_more_is_sent_while_it_cannot_be_written_down() {
+    let scratch = Scratch::new();
+    let gateway = start(&scratch.join("spool"), &["--shards=1"]);
+    let mut client = gateway.session();
+    for _ in 0..3 {
+        client.deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    }
+    client.quit();
+    gateway.stop();
+    let next_hop = NextHop::new();
+    let gateway = start(&scratch.join("spool"), &["--shards=1", &next_hop.option()]);
+    let mut hops: Vec<Hop> = (0..3).map(|_| next_hop.connection()).collect();
+    // One connection works, for all three messages; the others are refused.
+    let mut hop = hops.remove(0);
+    hop.say("220 hop ESMTP");
+    hop.line();
+    hop.say("250 hop");
+    hop.message();
+    hops.iter_mut().for_each(|hop| hop.say("421 4.3.2 too many connections"));
+    until("refused", || gateway.metric("gatepost_next_hop_connections_total") == 3.0);
+    let (shard, away) = (scratch.join("spool/shard-0"), scratch.join("away"));
+    fs::rename(&shard, &away).expect("the same filesystem");
+    hop.say("250 taken");
+    until("the outcome cannot be written", || gateway.metric("gatepost_spool_failures_total") > 0.0);
+    // It was begun before that was known.
+    hop.message();
+    hop.say("250 taken");
+    sleep(Duration::from_millis(500));
+    assert!(!hop.has_input(), "the third message is sent, and nobody would know of it after a restart");
+    fs::rename(&away, &shard).expect("the same filesystem");
+    hop.message();
+    hop.say("250 taken");
+    until("all is written", || gateway.metric("gatepost_queue_messages") == 0.0);
+}

@@ -58,6 +58,9 @@ pub struct Outbound {
     unrecorded: RefCell<VecDeque<Unrecorded>>,
     /// Outcomes whose batch failed, to be written again.
     lost: RefCell<Vec<Unrecorded>>,
+    /// Not sooner. Of its own: what else fails meanwhile, for want of space for a large message
+    /// say, does not keep outcomes from being written.
+    lost_until_ms: Cell<u64>,
     alarm: Alarm,
     keeper: Nudge,
     /// The keeper looks again soon: no need to wake it.
@@ -147,6 +150,7 @@ impl Outbound {
             window: Window { slots: NEXT_HOP_WINDOW_DEFAULT, shards: u32::try_from(shards).unwrap_or(u32::MAX) },
             unrecorded: RefCell::default(),
             lost: RefCell::default(),
+            lost_until_ms: Cell::new(0),
             alarm,
             keeper,
             keeper_is_near: Cell::new(false),
@@ -258,10 +262,16 @@ fn preferred(context: &Context, lane: u16) -> Option<NextHopId> {
     next_hops.iter().find(up).copied()
 }
 
+/// Whether transactions may begin: not when the process drains, and not while what became of the
+/// last ones cannot be written. A restart would deliver all of them again.
+fn may_begin(context: &Context) -> bool {
+    context.shared.stage() == Stage::Serving && context.outbound.lost.borrow().is_empty()
+}
+
 /// Starts as many jobs of a lane as there are slots for.
 fn pump(context: &Rc<Context>, lane: u16) {
     let outbound = &context.outbound;
-    while context.shared.stage() == Stage::Serving {
+    while may_begin(context) {
         if outbound.schedule.borrow().waiting(lane) == 0 {
             return leave(context, lane);
         }
@@ -344,7 +354,7 @@ fn leave(context: &Context, lane: u16) {
 fn next_job(context: &Context, next_hop: NextHopId) -> Option<Job> {
     let pool = &context.outbound.pools[next_hop.index()];
     let state = &context.shared.next_hop(next_hop).state;
-    if context.shared.stage() != Stage::Serving || pool.share.borrow().owes(state, context.outbound.window) {
+    if !may_begin(context) || pool.share.borrow().owes(state, context.outbound.window) {
         return None;
     }
     for place in pool.places_from(pool.turn.get()) {

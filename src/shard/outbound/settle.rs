@@ -10,7 +10,7 @@ use super::Context;
 use super::content::{Content, Unreadable};
 use super::notice::Notice;
 use crate::delivery::{RouteId, expired, recipient_domain};
-use crate::limits::TRANSACTION_RECIPIENTS_MAX;
+use crate::limits::{OUTCOMES_AGAIN_MS, TRANSACTION_RECIPIENTS_MAX};
 use crate::queue::outcome::{NewOutcome, Settled, Settles, Status};
 use crate::queue::schedule::{Finished, Job, MessageKey};
 use crate::queue::spool::BatchNumber;
@@ -79,6 +79,7 @@ impl Watcher for Recorder {
             lost.push(outcome);
         }
         outbound.unrecorded.replace(kept);
+        outbound.lost_until_ms.set(context.now_ms() + OUTCOMES_AGAIN_MS);
         outbound.wake_keeper();
     }
 }
@@ -86,7 +87,7 @@ impl Watcher for Recorder {
 /// Writes outcomes again whose batch failed, once storage may work.
 pub fn write_again(context: &Context) {
     let outbound = &context.outbound;
-    if outbound.lost.borrow().is_empty() || context.storage.is_short(context.net.now()) {
+    if context.now_ms() < outbound.lost_until_ms.get() {
         return;
     }
     for lost in outbound.lost.take() {
