@@ -84,9 +84,10 @@ fn envelopes_and_messages_are_kept_as_they_came() {
     let scratch = Scratch::new("kept");
     let dump = scratch.file("dump");
     let sink = Sink::start(&["--dump", path(&dump)]);
+    // Known to the sink before the other is.
     let mut one = Client::connect(&sink);
-    let mut two = Client::session(&sink);
     assert_eq!((one.reply(), one.say("HELO old.example\r\n")), ("220".to_owned(), "250".to_owned()));
+    let mut two = Client::session(&sink);
     assert_eq!(one.message(), "250");
     for command in [
         "mail from:<> BODY=8BITMIME SIZE=99 RET=HDRS ENVID=QQ+2B1\r\n",

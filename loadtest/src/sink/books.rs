@@ -161,11 +161,11 @@ impl Books {
         ids(owed).for_each(|(run, number)| self.unanswered.insert(run, number));
     }
 
-    /// The replies of these messages were written.
-    pub fn answered(&self, owed: &mut Vec<u8>) {
+    /// The replies of these messages are about to be written: said before they are, because the client may send a copy
+    /// to another thread as soon as it has read them.
+    pub fn answered(&self, owed: &[u8]) {
         if !owed.is_empty() {
             self.unanswered.with(|set| ids(owed).for_each(|(run, number)| set.remove(run, number)));
-            owed.clear();
         }
     }
 
@@ -251,16 +251,18 @@ pub mod tests {
         let mut books = books(Offer::new("h", &[], 0), Faults::default());
         let (mut owed, envelope) = (Vec::new(), Envelope::new(String::new(), 1));
         books.note(ours(1), 1, &envelope, &mut owed);
-        books.answered(&mut owed);
+        books.answered(&owed);
+        owed.clear();
         // A copy after an answered one, lost itself, then one that is excused, then one that is not.
         for (excused, answered) in [(0, false), (1, true), (1, true), (1, false), (2, false), (3, true)] {
             books.note(ours(1), 1, &envelope, &mut owed);
             assert_eq!(owed, b"r-0000000001\n");
             assert_eq!(books.counts.after_unanswered, excused);
             if answered {
-                books.answered(&mut owed)
+                books.answered(&owed);
+                owed.clear();
             } else {
-                books.unanswered(&mut owed, &envelope)
+                books.unanswered(&mut owed, &envelope);
             }
             assert!(owed.is_empty());
         }
@@ -279,7 +281,7 @@ pub mod tests {
         books.delay(&owed);
         books.note(ours(1), 1, &envelope, &mut other);
         assert_eq!(books.counts.after_unanswered, 1);
-        books.answered(&mut owed);
+        books.answered(&owed);
         books.note(ours(1), 1, &envelope, &mut other);
         assert_eq!((books.counts.after_unanswered, books.counts.unanswered), (1, 0));
     }

@@ -278,9 +278,10 @@ impl Connection {
 
     /// Writes what was said. False when that cannot be done.
     async fn write(&mut self) -> bool {
+        with(|lane| self.session.writing(&lane.books));
         let written = write(&mut self.stream, &mut self.out, &mut self.deadline).await;
         match written {
-            true => with(|lane| self.session.written(lane.books())),
+            true => self.session.written(),
             false => self.give_up(),
         }
         written

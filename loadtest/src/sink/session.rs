@@ -156,9 +156,14 @@ impl Session {
         self.owed.append(&mut self.late_owed);
     }
 
+    /// What was said is about to be written.
+    pub fn writing(&self, books: &Books) {
+        books.answered(&self.owed);
+    }
+
     /// All that was said has been written.
-    pub fn written(&mut self, books: &mut Books) {
-        books.answered(&mut self.owed);
+    pub fn written(&mut self) {
+        self.owed.clear();
     }
 
     /// What was said cannot be written any more.

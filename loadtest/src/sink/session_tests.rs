@@ -57,7 +57,8 @@ impl Rig {
         let mut all = Vec::new();
         for line in input.split_inclusive('\n') {
             self.feed(line.as_bytes());
-            self.session.written(&mut self.books);
+            self.session.writing(&self.books);
+            self.session.written();
             all.append(&mut self.out);
         }
         codes(&all)
