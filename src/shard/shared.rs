@@ -8,7 +8,7 @@ use crate::smtp::reply::Reply;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The stages of the process's life, in order.
@@ -48,6 +48,8 @@ pub struct NextHop {
     connections: AtomicU32,
     /// Until when one that has ended still counts: the next hop may notice later.
     worked_until_ms: AtomicU64,
+    /// A shard that has no connection was refused one while others have some.
+    is_wanted: AtomicBool,
 }
 
 impl NextHop {
@@ -62,6 +64,7 @@ impl NextHop {
             addresses: ArcSwap::from_pointee(addresses),
             connections: AtomicU32::new(0),
             worked_until_ms: AtomicU64::new(0),
+            is_wanted: AtomicBool::new(false),
         }
     }
 
@@ -88,6 +91,16 @@ impl NextHop {
     /// Whether a connection to it works, or did a moment ago.
     pub fn is_connected(&self, now_ms: u64) -> bool {
         self.connections.load(Ordering::Relaxed) > 0 || now_ms < self.worked_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// The next hop allows no more connections, and this shard has none: another is to give one up.
+    pub fn ask_for_connection(&self) {
+        self.is_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a shard asked for a connection; one of those that have some is told.
+    pub fn take_request(&self) -> bool {
+        self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed)
     }
 
     /// Where it can be reached; none as long as its name is not resolved.

@@ -70,10 +70,20 @@ impl Hop {
         recipient
     }
 
+    /// The same, behind MAIL.
+    fn recipient_and_content(&mut self) {
+        self.commands(&[("RCPT", "250 OK"), ("DATA", "354 go on")]);
+        while self.line() != ".\r\n" {}
+    }
+
     /// Takes a message of one recipient up to its content; the recipient.
     fn transaction(&mut self) -> String {
+        self.commands(&[("MAIL", "250 OK"), ("RCPT", "250 OK"), ("DATA", "354 go on")])
+    }
+
+    fn commands(&mut self, expected: &[(&str, &str)]) -> String {
         let mut recipient = String::new();
-        for (command, reply) in [("MAIL", "250 OK"), ("RCPT", "250 OK"), ("DATA", "354 go on")] {
+        for &(command, reply) in expected {
             let line = self.line();
             assert!(line.starts_with(command), "{line}");
             self.say(reply);
@@ -308,4 +318,45 @@ fn no_more_is_sent_while_it_cannot_be_written_down() {
     hop.message();
     hop.say("250 taken");
     until("all is written", || gateway.metric("gatepost_queue_messages") == 0.0);
+}
+
+#[test]
+fn a_shard_gives_up_a_connection_for_one_that_gets_none() {
+    let scratch = Scratch::new();
+    let next_hop = NextHop::new();
+    let gateway =
+        start(&scratch.join("spool"), &["--shards=2", "--ack-delay=0", "--message-rate=0", &next_hop.option()]);
+    let mut busy = gateway.session();
+    busy.deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    let mut hop = next_hop.greeted();
+    hop.message();
+    hop.say("250 taken");
+    // It allows one connection, and its shard has mail for it all the time.
+    next_hop.0.set_nonblocking(true).expect("a socket");
+    let mut refused = 0;
+    until("the connection is given up", || {
+        if let Ok((stream, _)) = next_hop.0.accept() {
+            Hop(BufReader::new(stream)).say("421 4.3.2 too many connections");
+            refused += 1;
+        } else if refused == 0 {
+            // Until one comes from the other shard.
+            gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+        }
+        busy.deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+        until("a command", || hop.has_input());
+        let line = hop.line();
+        if line.starts_with("MAIL") {
+            hop.say("250 OK");
+            hop.recipient_and_content();
+            hop.say("250 taken");
+        }
+        line == "QUIT\r\n"
+    });
+    assert!(refused > 0);
+    drop(hop);
+    next_hop.0.set_nonblocking(false).expect("a socket");
+    let mut hop = next_hop.greeted();
+    hop.message();
+    hop.say("250 taken");
+    assert_eq!(gateway.stderr(), "");
 }

@@ -25,6 +25,16 @@ pub enum Event {
     Lost(Lost),
 }
 
+/// How a wait without anything to do ended.
+pub enum Idle {
+    /// Somebody nudged this connection's task, or the doorbell rang.
+    Nudged,
+    /// With time.
+    Passed,
+    /// The connection is of no more use.
+    Over,
+}
+
 /// Why a connection is of no more use.
 #[derive(Debug)]
 pub enum Lost {
@@ -164,18 +174,17 @@ impl Link {
         }
     }
 
-    /// Waits for a nudge, or for the next hop to end the connection, at most this long. False: it
-    /// is of no more use.
-    pub async fn idle(&mut self, longest: Duration) -> bool {
+    /// Waits for a nudge, or for the next hop to end the connection, at most this long.
+    pub async fn idle(&mut self, longest: Duration) -> Idle {
         self.connection.set_deadline(Some(self.context.net.now() + longest));
         loop {
             match self.connection.ready().await {
-                Ready::Bell => return true,
-                Ready::Deadline => return false,
+                Ready::Bell => return Idle::Nudged,
+                Ready::Deadline => return Idle::Passed,
                 // Whatever it says now, nobody asked: a 421, its end, or octets out of turn.
                 Ready::Socket => {
                     if self.read().is_some() {
-                        return false;
+                        return Idle::Over;
                     }
                 }
             }

@@ -13,7 +13,9 @@
 //! A lane of the queue is a route. A job of a lane starts when one of the route's next hops is up
 //! and its window has a slot; else it waits in its lane, and costs nothing. A slot is held for the
 //! time of a transaction, also across transactions that follow each other; an idle connection has
-//! none, waits for a moment in its pool, then says QUIT.
+//! none, waits for a moment in its pool, then says QUIT. Where a next hop allows fewer connections
+//! than the shards want, a shard that gets none asks the others, and one of them gives one up: else
+//! its mail would wait until they have nothing to do.
 //!
 //! On failure: what cannot be reached is down until its probe, and its mail waits without an
 //! attempt being counted; a transaction that breaks defers its message with backoff; a worker that
@@ -79,6 +81,8 @@ struct Pool {
     idle: RefCell<Vec<Rc<Seat>>>,
     /// The lanes that may use it.
     lanes: Vec<u16>,
+    /// Connections past their hello, with a transaction or idle.
+    connections: Cell<usize>,
     /// Until when no more connections are made: the next hop has enough of them.
     crowded_until_ms: Cell<u64>,
     /// Where the next look for a connection's next job begins, so that no lane has to wait for

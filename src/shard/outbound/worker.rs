@@ -1,9 +1,9 @@
 //! One connection to a next hop: transaction after transaction, an idle moment, QUIT.
 
 use super::content::{Body, Content, Unreadable};
-use super::link::{Event, Link, Lost};
+use super::link::{Event, Idle, Link, Lost};
 use super::settle::{self, pending_places};
-use super::{Context, give_slot_back, has_next_hop_up, next_job, pump_next_hop};
+use super::{Context, Pool, give_slot_back, has_next_hop_up, next_job, pump_next_hop};
 use crate::delivery::{Availability, NextHopId};
 use crate::limits::{
     NEXT_HOP_CONNECTION_AGE_MS, NEXT_HOP_CROWDED_MS, NEXT_HOP_IDLE_MS, READ_MAX_OCTETS, TRANSACTION_RECIPIENTS_MAX,
@@ -80,6 +80,7 @@ impl Drop for Worker {
         }
         if self.is_open.get() {
             self.state().closed(context.now_ms());
+            self.pool().connections.update(|count| count - 1);
         }
         self.give_slot_back();
         context.outbound.workers.set(context.outbound.workers.get() - 1);
@@ -97,6 +98,7 @@ impl Worker {
         self.context.metrics.next_hop_connections.opened.increment(1);
         self.is_open.set(true);
         self.state().opened();
+        self.pool().connections.update(|count| count + 1);
         if self.state().state.reached() {
             eprintln!("gatepost: next hop {} can be reached again", self.state().name);
         }
@@ -110,8 +112,9 @@ impl Worker {
                 }
                 transactions += 1;
                 let is_old = self.context.net.now() - opened > Duration::from_millis(NEXT_HOP_CONNECTION_AGE_MS);
-                self.job.set(if is_old { None } else { next_job(&self.context, self.next_hop) });
-                if is_old {
+                let ends = is_old || self.gives_way();
+                self.job.set(if ends { None } else { next_job(&self.context, self.next_hop) });
+                if ends {
                     return link.quit().await;
                 }
             }
@@ -125,6 +128,20 @@ impl Worker {
         self.context.shared.next_hop(self.next_hop)
     }
 
+    fn pool(&self) -> &Pool {
+        &self.context.outbound.pools[self.next_hop.index()]
+    }
+
+    /// Whether this connection ends because a shard that has none wants its place, which this
+    /// shard leaves free until that one has tried again.
+    fn gives_way(&self) -> bool {
+        let wanted = self.state().take_request();
+        if wanted {
+            self.pool().crowded_until_ms.set(self.context.now_ms() + 2 * NEXT_HOP_CROWDED_MS);
+        }
+        wanted
+    }
+
     fn give_slot_back(&self) {
         if self.has_slot.replace(false) {
             give_slot_back(&self.context, self.next_hop);
@@ -134,15 +151,18 @@ impl Worker {
     /// Waits for the next job without a slot. False: none came.
     async fn idle(&self, link: &mut Link) -> bool {
         let seat = Rc::new(Seat { job: Cell::new(None), nudge: link.nudge() });
-        let pool = &self.context.outbound.pools[self.next_hop.index()];
+        let pool = self.pool();
         // In the pool first: what waits for the slot may be for this connection.
         pool.idle.borrow_mut().push(seat.clone());
         self.give_slot_back();
         let last = self.context.net.now() + Duration::from_millis(NEXT_HOP_IDLE_MS);
+        // Other shards have no nudge for this one.
+        let look_again = Duration::from_millis(NEXT_HOP_CROWDED_MS);
         let mut usable = true;
         while seat.job.get().is_none() {
             let left = last.saturating_duration_since(self.context.net.now());
-            usable = !left.is_zero() && self.context.shared.stage() == Life::Serving && link.idle(left).await;
+            let may_wait = !left.is_zero() && self.context.shared.stage() == Life::Serving && !self.gives_way();
+            usable = may_wait && !matches!(link.idle(left.min(look_again)).await, Idle::Over);
             if !usable {
                 break;
             }
@@ -181,8 +201,10 @@ impl Worker {
             && state.is_connected(context.now_ms())
             && state.availability(context.now_ms()) == Availability::Up;
         if is_crowded {
-            let pool = &context.outbound.pools[self.next_hop.index()];
-            pool.crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
+            self.pool().crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
+            if self.pool().connections.get() == 0 {
+                state.ask_for_connection();
+            }
         } else if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), random) {
             eprintln!("gatepost: next hop {} cannot be reached: {lost}; its mail waits in the queue", state.name);
         }
