@@ -324,10 +324,14 @@ impl<H> Schedule<H> {
     /// A segment that nothing needs, older than the oldest in use; and whether it holds something
     /// that is no record, so that it must be put aside rather than removed. It is told once; the
     /// driver calls [`Self::segment_is_gone`] when its name is off the disk for good.
+    ///
+    /// The newest is never among them: it tells the next start which ids were given out, whatever
+    /// has become of the clock.
     pub fn removable_segment(&mut self, oldest_in_use: u64) -> Option<(u64, bool)> {
+        let newest = *self.segments.keys().next_back()?;
         let (&generation, segment) = self
             .segments
-            .range_mut(..oldest_in_use)
+            .range_mut(..oldest_in_use.min(newest))
             .find(|(_, segment)| segment.live == 0 && segment.settles.is_empty() && !segment.going)?;
         segment.going = true;
         Some((generation, segment.damaged))
@@ -338,13 +342,6 @@ impl<H> Schedule<H> {
         self.segments.remove(&generation);
         for segment in self.segments.values_mut() {
             segment.settles.remove(&generation);
-        }
-    }
-
-    /// A segment could not be removed; it is tried again later.
-    pub fn segment_stays(&mut self, generation: u64) {
-        if let Some(segment) = self.segments.get_mut(&generation) {
-            segment.going = false;
         }
     }
 }
@@ -363,6 +360,20 @@ mod tests {
     fn settle(schedule: &mut Schedule<()>, key: MessageKey, recipient: u32, status: Status, generation: u64) {
         schedule.settle(key, &[Settled { recipient, status, reply: "" }]);
         schedule.outcome_is_in(key, generation);
+    }
+
+    /// A message that stays in a segment newer than those of the test.
+    fn newest(schedule: &mut Schedule<()>) {
+        add(schedule, 99, 99, 1, &[]);
+    }
+
+    #[test]
+    fn the_newest_segment_stays() {
+        let mut schedule: Schedule<()> = Schedule::new(0);
+        let segment = |generation| FoundSegment { generation, settles: BTreeSet::new(), damaged: false };
+        schedule.resume(Vec::new(), vec![segment(1), segment(2)]);
+        assert_eq!(schedule.removable_segment(9), Some((1, false)));
+        assert_eq!(schedule.removable_segment(9), None, "it tells which ids were given out");
     }
 
     #[test]
@@ -390,6 +401,7 @@ mod tests {
     #[test]
     fn a_message_is_done_with_when_all_is_settled_and_recorded() {
         let mut schedule = Schedule::new(2);
+        newest(&mut schedule);
         let key = add(&mut schedule, 1, 1, 2, &[0, 1]);
         let (one, other) = (schedule.next(0).expect("a job"), schedule.next(1).expect("a job"));
         settle(&mut schedule, key, 0, Status::Delivered, 1);
@@ -409,6 +421,7 @@ mod tests {
     #[test]
     fn a_segment_stays_while_a_message_is_on_its_way_into_it() {
         let mut schedule = Schedule::new(1);
+        newest(&mut schedule);
         schedule.hold(1);
         let earlier = add(&mut schedule, 1, 1, 1, &[0]);
         let job = schedule.next(0).expect("a job");
@@ -444,6 +457,7 @@ mod tests {
     #[test]
     fn an_outcome_outlives_its_messages_segment() {
         let mut schedule = Schedule::new(1);
+        newest(&mut schedule);
         let in_one = add(&mut schedule, 1, 1, 1, &[0]);
         let stuck = add(&mut schedule, 2, 1, 1, &[0]);
         let in_two = add(&mut schedule, 3, 2, 1, &[0]);
@@ -467,8 +481,6 @@ mod tests {
         settle(&mut schedule, job.message, 0, Status::Delivered, 2);
         schedule.end(job);
         assert!(schedule.recorded(job.message).is_some());
-        assert_eq!(schedule.removable_segment(3), Some((2, false)));
-        schedule.segment_stays(2);
         assert_eq!(schedule.removable_segment(3), Some((2, false)));
     }
 
@@ -494,7 +506,7 @@ mod tests {
                 live(1, 2, &[Status::Delivered, Status::Pending], &[0]),
                 live(2, 2, &[Status::Delivered, Status::Failed], &[0]),
             ],
-            vec![segment(2, &[1], false), segment(3, &[2], true), segment(4, &[1], false)],
+            vec![segment(2, &[1], false), segment(3, &[2], true), segment(4, &[1], false), segment(5, &[], false)],
         );
         assert_eq!(schedule.removable_segment(9), Some((4, false)), "what it settles is gone already");
         assert!(schedule.removable_segment(9).is_none());

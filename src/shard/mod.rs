@@ -142,6 +142,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     });
     ready();
     let result = net.dispatch().await;
+    outbound::write_lost(&context);
     storage.stop();
     committer.await;
     // glommio panics where an executor ends with work in its blocking pool.

@@ -78,11 +78,11 @@ async fn remove_segments(context: &Rc<Context>) {
         let Some((generation, damaged)) = removable else { return };
         match context.storage.remove_segment(generation, damaged).await {
             Ok(()) => context.outbound.schedule.borrow_mut().segment_is_gone(generation),
-            Err(error) => {
-                let _ = context.storage.report(&error);
-                context.outbound.schedule.borrow_mut().segment_stays(generation);
-                return;
-            }
+            // It is left to the next start: nothing is lost but its space.
+            Err(error) => eprintln!(
+                "gatepost: {} cannot be removed: {error}; the next start removes it",
+                context.storage.segment_path(generation).display()
+            ),
         }
     }
 }

@@ -52,6 +52,18 @@ pub enum Lost {
     Ending,
 }
 
+impl Lost {
+    /// Whether this machine had no descriptor, port or memory for a connection: that says nothing of
+    /// the next hop.
+    pub fn is_our_shortage(&self) -> bool {
+        let Lost::Connect(_, error) = self else { return false };
+        matches!(
+            error.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN)
+        )
+    }
+}
+
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -32,7 +32,7 @@ mod worker;
 pub use content::{Body, Content};
 pub use keeper::keep;
 pub use notice::{Acknowledgement, Notice};
-pub use settle::Recorder;
+pub use settle::{Recorder, write_lost};
 
 use super::Context;
 use super::net::{Alarm, Net, Nudge};

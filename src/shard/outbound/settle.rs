@@ -87,10 +87,14 @@ impl Watcher for Recorder {
 /// Writes outcomes again whose batch failed, once storage may work.
 pub fn write_again(context: &Context) {
     let outbound = &context.outbound;
-    if context.now_ms() < outbound.lost_until_ms.get() {
-        return;
+    if context.now_ms() >= outbound.lost_until_ms.get() {
+        write_lost(context);
     }
-    for lost in outbound.lost.take() {
+}
+
+/// Writes them now: at the end of the process there is no later.
+pub fn write_lost(context: &Context) {
+    for lost in context.outbound.lost.take() {
         write(context, lost.message, lost.settlement, None);
     }
 }

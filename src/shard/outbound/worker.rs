@@ -200,7 +200,9 @@ impl Worker {
         let is_crowded = is_refused
             && state.is_connected(context.now_ms())
             && state.availability(context.now_ms()) == Availability::Up;
-        if is_crowded {
+        if lost.is_our_shortage() && state.availability(context.now_ms()) == Availability::Up {
+            self.pool().crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
+        } else if is_crowded {
             self.pool().crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
             if self.pool().connections.get() == 0 {
                 state.ask_for_connection();

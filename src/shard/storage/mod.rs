@@ -39,7 +39,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -181,6 +181,11 @@ impl Storage {
     /// The oldest generation that is still written to.
     pub fn oldest_in_use(&self) -> u64 {
         self.0.spool.borrow().oldest_in_use()
+    }
+
+    /// The file of a segment.
+    pub fn segment_path(&self, generation: u64) -> PathBuf {
+        self.0.directory.file(&segment_name(generation))
     }
 
     /// Removes a segment that nothing needs, or puts it aside where it is damaged. Its name is off
