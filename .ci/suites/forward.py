@@ -377,11 +377,14 @@ def by_bare_line_feeds(gateway, content):
     return content + b"end\r\n"
 
 
-def every_client(next_hop, server=None):
+CLIENTS = (by_swaks, by_curl, by_smtplib, by_smtp_source, by_bare_line_feeds)
+
+
+def every_client(next_hop, server=None, clients=CLIENTS):
     """Sends everything; what must arrive."""
     expected = []
     with Gateway("--next-hop=" + (server or next_hop.server), *UNLIMITED) as gateway:
-        for client in (by_swaks, by_curl, by_smtplib, by_smtp_source, by_bare_line_feeds):
+        for client in clients:
             for name, content in contents():
                 label = f"X-Label: {client.__name__} {name}\r\n".encode()
                 expected.append(client(gateway, label + content))
@@ -406,11 +409,11 @@ def every_client_into_smtp_sink():
 
 
 @case
-def every_client_into_smtp_sink_without_extensions():
+def every_shape_into_smtp_sink_without_extensions():
     # Without ESMTP, without pipelining, without 8BITMIME and DSN.
     for options in (["-e"], ["-p"], ["-8", "-N"]):
         with SmtpSink(*options) as sink:
-            expected = every_client(sink)
+            expected = every_client(sink, clients=(by_curl, by_smtplib))
             check(sink.mails(), expected)
 
 
@@ -463,7 +466,7 @@ def every_client_into_postfix_by_data():
 # --- many messages -------------------------------------------------------------------------------
 
 
-def many(next_hop, messages):
+def many(next_hop, messages, may_refuse=False):
     """Thousands of messages from smtp-source, on lasting connections and on one for each."""
     with next_hop, Gateway("--next-hop=" + next_hop.server, *UNLIMITED) as gateway:
         began = time.monotonic()
@@ -472,8 +475,10 @@ def many(next_hop, messages):
         delivered(gateway)
         print(f"    {2 * messages / (time.monotonic() - began):.0f} messages/s")
         assert gateway.metric("gatepost_messages_accepted_total") == 2 * messages
-        errors = gateway.stop()
-        assert errors == "", errors
+        errors = gateway.stop().splitlines()
+        # One that refuses connections before it has answered the first hello looks down until then.
+        falls, rises = ([line for line in errors if words in line] for words in ("refused at greeting: 421", "reached again"))
+        assert not errors or (may_refuse and len(falls) == len(rises) == len(errors) // 2), errors
         mails = next_hop.mails()
     recipients = collections.Counter(recipient for mail in mails for recipient in mail.recipients)
     assert recipients == {f"<{TO}>": 2 * messages, f"<2{TO}>": messages, f"<3{TO}>": messages}, recipients
@@ -508,8 +513,8 @@ def many_into_postfix():
 @case
 def many_into_a_postfix_that_allows_few_connections():
     postfix = Postfix("smtpd_client_connection_count_limit = 3", "smtpd_client_event_limit_exceptions =")
-    many(postfix, 200)
-    assert "too many connections" in postfix.log_text()
+    many(postfix, 200, may_refuse=True)
+    assert "Connection concurrency limit exceeded" in postfix.log_text()
 
 
 # --- envelopes -----------------------------------------------------------------------------------
