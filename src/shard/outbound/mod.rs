@@ -85,6 +85,8 @@ struct Pool {
     connections: Cell<usize>,
     /// Until when no more connections are made: the next hop has enough of them.
     crowded_until_ms: Cell<u64>,
+    /// Until when this shard gives up no further connection: one at a time, or it had none soon.
+    gave_way_until_ms: Cell<u64>,
     /// Where the next look for a connection's next job begins, so that no lane has to wait for
     /// another.
     turn: Cell<usize>,

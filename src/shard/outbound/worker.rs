@@ -135,11 +135,14 @@ impl Worker {
     /// Whether this connection ends because a shard that has none wants its place, which this
     /// shard leaves free until that one has tried again.
     fn gives_way(&self) -> bool {
-        let wanted = self.state().take_request();
-        if wanted {
-            self.pool().crowded_until_ms.set(self.context.now_ms() + 2 * NEXT_HOP_CROWDED_MS);
+        let (pool, now_ms) = (self.pool(), self.context.now_ms());
+        let gives_way = now_ms >= pool.gave_way_until_ms.get() && self.state().take_request();
+        if gives_way {
+            let until_ms = now_ms + 2 * NEXT_HOP_CROWDED_MS;
+            pool.gave_way_until_ms.set(until_ms);
+            pool.crowded_until_ms.set(until_ms);
         }
-        wanted
+        gives_way
     }
 
     fn give_slot_back(&self) {
@@ -203,10 +206,12 @@ impl Worker {
         if lost.is_our_shortage() && state.availability(context.now_ms()) == Availability::Up {
             self.pool().crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
         } else if is_crowded {
-            self.pool().crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
-            if self.pool().connections.get() == 0 {
+            let (pool, now_ms) = (self.pool(), context.now_ms());
+            // Once for all attempts that are refused together.
+            if pool.connections.get() == 0 && pool.crowded_until_ms.get() <= now_ms {
                 state.ask_for_connection();
             }
+            pool.crowded_until_ms.set(pool.crowded_until_ms.get().max(now_ms + NEXT_HOP_CROWDED_MS));
         } else if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), random) {
             eprintln!("gatepost: next hop {} cannot be reached: {lost}; its mail waits in the queue", state.name);
         }
