@@ -20,7 +20,6 @@ import os
 import pwd
 import random
 import re
-import signal
 import smtplib
 import socket
 import subprocess
