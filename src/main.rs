@@ -70,7 +70,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         .iter()
         .fold((0, 0), |(messages, octets), (_, found)| (messages + found.messages, octets + found.octets));
     let left_over: u64 = recovered.iter().skip(shards).map(|(_, found)| found.messages).sum();
-    let directories = recovered.len();
+    let shards_then = recovered.last().map_or(0, |(directory, _)| directory.number() + 1);
     ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(in_queue.0 as f64);
     ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -113,7 +113,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         if left_over > 0 {
             let _ = writeln!(
                 io::stdout(),
-                "holding {left_over} messages of a run with more shards: start with --shards {directories} to deliver them"
+                "holding {left_over} messages of a run with more shards: start with --shards {shards_then} to deliver them"
             );
         }
     })?;

@@ -118,7 +118,8 @@ pub fn check_locked_memory(shards: usize) -> Result<(), Failure> {
 pub fn check_descriptors(config: &Config, shards: usize) -> Result<(), Failure> {
     let connections = u64::from(config.limits.connections_max);
     let next_hops = config.delivery.next_hops.len() as u64;
-    let outgoing = next_hops * u64::from(NEXT_HOP_WINDOW_DEFAULT);
+    // The window bounds those with a transaction; each shard may have as many idle ones.
+    let outgoing = next_hops * u64::from(NEXT_HOP_WINDOW_DEFAULT) * shards as u64;
     let needed = connections + outgoing + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
     let with_next_hops = if next_hops > 0 { format!(" with {next_hops} next hops") } else { String::new() };
     raise(Resource::Nofile, needed).map_err(|limit| {

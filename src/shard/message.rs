@@ -118,6 +118,8 @@ impl Message {
             encode_envelope(&mut stored, &message);
             context.storage.append(&message)
         };
+        // The batch has a copy of its own until it is durable; this one may be sent on from here.
+        self.memory.set(2 * self.buffer.capacity());
         let location = commit.location();
         let hold = Hold::new(context, location.generation);
         let spill = self.spill.take();
@@ -125,6 +127,7 @@ impl Message {
         if let Some(spill) = spill {
             spill.keep().await;
         }
+        self.memory.set(self.buffer.capacity());
         let body = match spilled {
             Some(crc) => outbound::Body::Spilled { crc },
             None => outbound::Body::Memory(self.buffer, 0..octets as usize),

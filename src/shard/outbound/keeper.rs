@@ -1,7 +1,7 @@
 //! What comes with time: retries that are due, mail that is too old, next hops to be probed,
 //! outcomes to be written again, segments that nothing needs any more.
 
-use super::{Context, pump, settle};
+use super::{Context, pump, recorder, settle};
 use crate::delivery::expired;
 use crate::limits::{EXPIRED_IN_A_ROW_MAX, KEEPER_MAX_MS, KEEPER_TICK_MS, NEXT_HOP_STARVED_RETRY_MS};
 use crate::queue::schedule::Job;
@@ -14,7 +14,7 @@ pub async fn keep(context: Rc<Context>) {
     let outbound = &context.outbound;
     while context.shared.stage() == Stage::Serving {
         outbound.schedule.borrow_mut().release_due(context.now_ms());
-        settle::write_again(&context);
+        recorder::write_again(&context);
         let lanes = outbound.schedule.borrow().lanes() as u16;
         let mut is_behind = false;
         for lane in 0..lanes {

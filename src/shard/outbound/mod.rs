@@ -8,6 +8,7 @@
 //! | [`link`] | the driver of `smtp::client` |
 //! | [`content`] | a message to be sent, in memory or read back |
 //! | [`settle`] | what an attempt came to: outcomes, retries |
+//! | [`recorder`] | outcomes on their way to the spool |
 //! | [`notice`] | a session that waits for the next hop (E16) |
 //!
 //! A lane of the queue is a route. A job of a lane starts when one of the route's next hops is up
@@ -26,13 +27,14 @@ mod content;
 mod keeper;
 mod link;
 mod notice;
+mod recorder;
 mod settle;
 mod worker;
 
 pub use content::{Body, Content};
 pub use keeper::keep;
 pub use notice::{Acknowledgement, Notice};
-pub use settle::{Recorder, write_lost};
+pub use recorder::{Recorder, write_lost};
 
 use super::Context;
 use super::net::{Alarm, Net, Nudge};
@@ -44,7 +46,8 @@ use crate::queue::schedule::{Job, MessageKey, Schedule};
 use crate::queue::spool::Location;
 use crate::queue::stored::StoredEnvelope;
 use crate::smtp::QueueId;
-use settle::Unrecorded;
+
+use recorder::Unrecorded;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -211,8 +214,8 @@ pub fn lanes_of(routes: &Routes, envelope: &StoredEnvelope<'_>, lanes: &mut Vec<
 pub fn accept(context: &Rc<Context>, accepted: Accepted, session: &dyn Fn() -> Nudge) -> Option<Rc<Notice>> {
     let outbound = &context.outbound;
     let Accepted { id, location, hold, octets, content } = accepted;
-    let mut lanes = outbound.lanes.take();
     let envelope = StoredEnvelope::decode(&content.envelope)?;
+    let mut lanes = outbound.lanes.take();
     let recipients = u32::try_from(envelope.recipient_count()).unwrap_or(u32::MAX);
     let all_have_lanes = lanes_of(&context.config.delivery.routes, &envelope, &mut lanes);
     let spilled = matches!(content.body, Body::Spilled { .. });

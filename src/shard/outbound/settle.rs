@@ -1,132 +1,18 @@
-//! What an attempt came to: outcomes for the spool, retries, and the verdict for a session that
-//! waits.
-//!
-//! A settled recipient is settled in memory at once, and nothing is sent to it again while this
-//! process lives. Its outcome goes into the spool's next batch; should the process end before that
-//! batch is on stable storage, the message is delivered once more: the one window for duplicates
-//! on this side. Outcomes whose batch failed are written again until storage works.
+//! What an attempt came to: outcomes, retries, and the verdict for a session that waits.
 
 use super::Context;
 use super::content::{Content, Unreadable};
 use super::notice::Notice;
+use super::recorder::{Said, Settlement, release, write};
 use crate::delivery::{RouteId, expired, recipient_domain};
-use crate::limits::{OUTCOMES_AGAIN_MS, TRANSACTION_RECIPIENTS_MAX};
-use crate::queue::outcome::{NewOutcome, Settled, Settles, Status};
-use crate::queue::schedule::{Finished, Job, MessageKey};
-use crate::queue::spool::BatchNumber;
+use crate::limits::TRANSACTION_RECIPIENTS_MAX;
+use crate::queue::outcome::{Settled, Status};
+use crate::queue::schedule::Job;
 use crate::queue::stored::StoredEnvelope;
-use crate::shard::storage::Watcher;
 use crate::smtp::client::{Answer, Disposition};
-use std::rc::{Rc, Weak};
+use metrics::Counter;
+use std::rc::Rc;
 use std::time::Duration;
-
-/// A stored reply; none for a delivered recipient.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said(Option<Rc<str>>);
-
-impl AsRef<str> for Said {
-    fn as_ref(&self) -> &str {
-        self.0.as_deref().unwrap_or_default()
-    }
-}
-
-/// An outcome that is not on stable storage yet.
-pub struct Unrecorded {
-    batch: BatchNumber,
-    message: MessageKey,
-    settlement: Settlement,
-    /// The session that is told when the message is withdrawn.
-    withdraws: Option<Rc<Notice>>,
-}
-
-enum Settlement {
-    Rest(Status, Said),
-    These(Vec<Settled<Said>>),
-}
-
-/// Makes outcomes count once they are on stable storage.
-pub struct Recorder(pub Weak<Context>);
-
-impl Watcher for Recorder {
-    fn synced(&self, batch: BatchNumber) {
-        let Some(context) = self.0.upgrade() else { return };
-        let outbound = &context.outbound;
-        loop {
-            let next = outbound.unrecorded.borrow_mut().pop_front_if(|outcome| outcome.batch <= batch);
-            let Some(outcome) = next else { return };
-            if let Some(notice) = outcome.withdraws {
-                notice.withdrawn();
-            }
-            let finished = outbound.schedule.borrow_mut().recorded(outcome.message);
-            release(&context, finished);
-        }
-    }
-
-    fn failed(&self, batches: &[BatchNumber]) {
-        let Some(context) = self.0.upgrade() else { return };
-        let outbound = &context.outbound;
-        let mut lost = outbound.lost.borrow_mut();
-        let mut kept = outbound.unrecorded.take();
-        while let Some(at) = kept.iter().position(|outcome| batches.contains(&outcome.batch)) {
-            let Some(mut outcome) = kept.remove(at) else { break };
-            if let Some(notice) = outcome.withdraws.take() {
-                // Octets of a batch that failed may be on the disk all the same: after a 250 the
-                // next start would find the message withdrawn, and it would be lost. After the
-                // refusal the worst is a second attempt, should the process end before the
-                // withdrawal is written again.
-                notice.withdrawn();
-            }
-            lost.push(outcome);
-        }
-        outbound.unrecorded.replace(kept);
-        outbound.lost_until_ms.set(context.now_ms() + OUTCOMES_AGAIN_MS);
-        outbound.wake_keeper();
-    }
-}
-
-/// Writes outcomes again whose batch failed, once storage may work.
-pub fn write_again(context: &Context) {
-    let outbound = &context.outbound;
-    if context.now_ms() >= outbound.lost_until_ms.get() {
-        write_lost(context);
-    }
-}
-
-/// Writes them now: at the end of the process there is no later.
-pub fn write_lost(context: &Context) {
-    for lost in context.outbound.lost.take() {
-        write(context, lost.message, lost.settlement, None);
-    }
-}
-
-/// Gives back what a finished message took.
-fn release(context: &Rc<Context>, finished: Option<Finished>) {
-    let Some(finished) = finished else { return };
-    context.metrics.queue_messages.decrement(1.0);
-    context.metrics.queue_bytes.decrement(finished.octets as f64);
-    if finished.spilled {
-        let storage = context.storage.clone();
-        context.net.spawn(async move { storage.remove_spill(finished.id).await });
-    }
-    if finished.emptied_segment {
-        context.outbound.wake_keeper();
-    }
-}
-
-/// Puts an outcome into the spool's next batch.
-fn write(context: &Context, message: MessageKey, settlement: Settlement, withdraws: Option<Rc<Notice>>) {
-    let outbound = &context.outbound;
-    let mut schedule = outbound.schedule.borrow_mut();
-    let Some(id) = schedule.message(message).map(|message| message.id) else { return };
-    let settles = match &settlement {
-        Settlement::Rest(status, said) => Settles::Rest(*status, said.clone()),
-        Settlement::These(settled) => Settles::These(settled),
-    };
-    let outcome = NewOutcome { id, unix_ms: context.unix_ms(), settles };
-    let (batch, generation) = context.storage.append_outcome(&outcome);
-    schedule.outcome_is_in(message, generation);
-    outbound.unrecorded.borrow_mut().push_back(Unrecorded { batch, message, settlement, withdraws });
-}
 
 /// What became of a transaction: one disposition for each of these places in the envelope.
 pub fn conclude(context: &Rc<Context>, job: Job, content: &Content, places: &[u32], dispositions: &[Disposition]) {
@@ -137,14 +23,14 @@ pub fn conclude(context: &Rc<Context>, job: Job, content: &Content, places: &[u3
         match disposition {
             Disposition::Delivered => {
                 delivered += 1;
-                settled.push(Settled { recipient: place, status: Status::Delivered, reply: Said(None) });
+                settled.push(Settled { recipient: place, status: Status::Delivered, reply: Said::default() });
             }
             Disposition::Failed(answer) => {
                 failed += 1;
                 if let Some(notice) = &notice {
                     notice.refused(place, || answer.passed_on());
                 }
-                let reply = Said(Some(line(answer)));
+                let reply = Said::line(answer);
                 settled.push(Settled { recipient: place, status: Status::Failed, reply });
             }
             Disposition::Deferred(_) => deferred += 1,
@@ -207,7 +93,7 @@ fn settle(context: &Rc<Context>, job: Job, settled: Vec<Settled<Said>>, pending:
         if all_refused && notice.withdraw() {
             context.metrics.ack_delays.refused.increment(1);
             context.outbound.schedule.borrow_mut().withdraw(key);
-            let last = settled.last().map_or(Said(None), |last| last.reply.clone());
+            let last = settled.last().map_or(Said::default(), |last| last.reply.clone());
             return write(context, key, Settlement::Rest(Status::Withdrawn, last), Some(notice));
         }
         context.metrics.ack_delays.delivered.increment(1);
@@ -227,6 +113,15 @@ fn end(context: &Rc<Context>, job: Job) {
     release(context, finished);
 }
 
+/// A session that waits for this message's delivery waits no longer, for this reason.
+pub fn acknowledge(content: Option<Rc<Content>>, reason: &Counter) {
+    let notice = content.and_then(|content| content.notice.take());
+    if let Some(notice) = notice.filter(|notice| notice.is_waiting()) {
+        reason.increment(1);
+        notice.accept();
+    }
+}
+
 /// Lets a job wait before its next attempt, but not beyond its message's lifetime. What is older
 /// and could not be given up waits like the rest. A session waits no longer.
 pub fn defer(context: &Context, job: Job) {
@@ -235,11 +130,7 @@ pub fn defer(context: &Context, job: Job) {
     let random = outbound.random();
     let mut schedule = outbound.schedule.borrow_mut();
     // What is read back for the next attempt need not wait in memory.
-    let content = schedule.cool(job.message);
-    if let Some(notice) = content.and_then(|content| content.notice.take()).filter(|notice| notice.is_waiting()) {
-        context.metrics.ack_delays.deferred.increment(1);
-        notice.accept();
-    }
+    acknowledge(schedule.cool(job.message), &context.metrics.ack_delays.deferred);
     let Some(message) = schedule.message(job.message) else { return };
     let age = Duration::from_millis(context.unix_ms().saturating_sub(message.arrived_unix_ms()));
     let left = delivery.queue_lifetime.saturating_sub(age);
@@ -252,7 +143,7 @@ pub fn defer(context: &Context, job: Job) {
 
 /// Settles what is left of a job for good, with this status and reply.
 pub fn give_up(context: &Rc<Context>, job: Job, content: &Content, status: Status, reply: &Answer) {
-    let said = Said(Some(line(reply)));
+    let said = Said::line(reply);
     let notice = content.notice.borrow().clone().filter(|notice| notice.is_waiting());
     let settled: Vec<Settled<Said>> = pending_places(context, job, content)
         .map(|recipient| {
@@ -312,8 +203,4 @@ pub fn unreadable(context: &Context, job: Job, reason: Unreadable) {
     }
     drop(schedule);
     defer(context, job);
-}
-
-fn line(answer: &Answer) -> Rc<str> {
-    format!("{} {}", answer.code, answer.text).into()
 }

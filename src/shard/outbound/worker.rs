@@ -45,6 +45,7 @@ pub fn spawn(context: &Rc<Context>, next_hop: NextHopId, job: Job) {
         job: Cell::new(Some(job)),
         has_slot: Cell::new(true),
         is_open: Cell::new(false),
+        has_served: Cell::new(false),
     };
     context.outbound.workers.set(context.outbound.workers.get() + 1);
     context.net.spawn(async move {
@@ -62,6 +63,8 @@ struct Worker {
     has_slot: Cell<bool>,
     /// The next hop has answered the hello.
     is_open: Cell<bool>,
+    /// It has answered a transaction.
+    has_served: Cell<bool>,
 }
 
 /// What a message at hand is, apart from its octets.
@@ -104,13 +107,11 @@ impl Worker {
         }
         // Others may have waited for that.
         pump_next_hop(&self.context, self.next_hop);
-        let mut transactions = 0_u32;
         loop {
             while let Some(job) = self.job.get() {
-                if !self.attempt(&mut link, job, transactions).await {
+                if !self.attempt(&mut link, job).await {
                     return;
                 }
-                transactions += 1;
                 let is_old = self.context.net.now() - opened > Duration::from_millis(NEXT_HOP_CONNECTION_AGE_MS);
                 let ends = is_old || self.gives_way();
                 self.job.set(if ends { None } else { next_job(&self.context, self.next_hop) });
@@ -222,16 +223,11 @@ impl Worker {
             return;
         }
         // A session does not wait for a next hop that is down.
-        let content = schedule.cool(job.message);
-        drop(schedule);
-        if let Some(notice) = content.and_then(|content| content.notice.take()).filter(|notice| notice.is_waiting()) {
-            context.metrics.ack_delays.next_hop_down.increment(1);
-            notice.accept();
-        }
+        settle::acknowledge(schedule.cool(job.message), &context.metrics.ack_delays.next_hop_down);
     }
 
     /// Tries to deliver a job. False: the connection is of no more use.
-    async fn attempt(&self, link: &mut Link, job: Job, transactions: u32) -> bool {
+    async fn attempt(&self, link: &mut Link, job: Job) -> bool {
         if settle::is_expired(&self.context, job) {
             self.job.set(None);
             settle::expire(&self.context, job).await;
@@ -250,7 +246,7 @@ impl Worker {
             }
         };
         let began = Instant::now();
-        let good = self.transact(link, job, &subject, transactions).await;
+        let good = self.transact(link, job, &subject).await;
         self.context.metrics.delivery_seconds.record(began.elapsed().as_secs_f64());
         good
     }
@@ -269,7 +265,7 @@ impl Worker {
         Ok(Some(Subject { id, octets, content }))
     }
 
-    async fn transact(&self, link: &mut Link, job: Job, subject: &Subject, transactions: u32) -> bool {
+    async fn transact(&self, link: &mut Link, job: Job, subject: &Subject) -> bool {
         let context = &self.context;
         let content = &*subject.content;
         let places: Vec<u32> = pending_places(context, job, content).take(TRANSACTION_RECIPIENTS_MAX).collect();
@@ -333,22 +329,15 @@ impl Worker {
                 Event::Ready | Event::Nudged => {}
             }
         };
-        self.finish(link, job, content, &places, lost, transactions)
+        self.finish(link, job, content, &places, lost)
     }
 
     /// The transaction is over, one way or the other.
-    fn finish(
-        &self,
-        link: &mut Link,
-        job: Job,
-        content: &Content,
-        places: &[u32],
-        lost: Option<Lost>,
-        transactions: u32,
-    ) -> bool {
+    fn finish(&self, link: &mut Link, job: Job, content: &Content, places: &[u32], lost: Option<Lost>) -> bool {
         let context = &self.context;
         self.job.set(None);
         let Some(lost) = lost else {
+            self.has_served.set(true);
             self.state().state.answered();
             let dispositions = link.session().take_dispositions();
             settle::conclude(context, job, content, places, &dispositions);
@@ -366,7 +355,7 @@ impl Worker {
         };
         // A next hop may end a connection between two messages. When that crosses with the next
         // one, the message was not tried.
-        let is_stale = transactions > 0
+        let is_stale = self.has_served.get()
             && matches!(failure.stage, Stage::Idle | Stage::Mail)
             && matches!(&failure.cause, Cause::Closed | Cause::Refused(_));
         if is_stale {

@@ -94,16 +94,16 @@ pub fn shard_directories(spool: &Path) -> Result<Vec<Directory>, SpoolError> {
         return Err(SpoolError::Absent(spool.to_owned()));
     }
     read_format(spool)?;
-    let mut shards: Vec<(usize, Directory)> = Vec::new();
+    let mut shards: Vec<Directory> = Vec::new();
     for entry in fs::read_dir(spool).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("shard-")?.parse().ok());
         if let Some(number) = number {
-            shards.push((number, Directory { path }));
+            shards.push(Directory { path, number });
         }
     }
-    shards.sort_by_key(|(number, _)| *number);
-    Ok(shards.into_iter().map(|(_, directory)| directory).collect())
+    shards.sort_by_key(Directory::number);
+    Ok(shards)
 }
 
 /// Makes a directory for this user alone, its entry on stable storage.
@@ -177,9 +177,15 @@ fn read_format(spool: &Path) -> Result<(), SpoolError> {
 #[derive(Clone, Debug)]
 pub struct Directory {
     path: PathBuf,
+    number: usize,
 }
 
 impl Directory {
+    /// The number of its shard.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// The path of a file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
