@@ -105,6 +105,8 @@ pub const SEGMENT_MAX_OCTETS: u64 = 64 * MB as u64;
 pub const SEGMENT_MIN_OCTETS: u64 = MB as u64;
 /// Octets gathered for one write and sync; what comes later waits for the next.
 pub const BATCH_MAX_OCTETS: usize = 4 * MB;
+/// Segments a shard keeps open for reading: mail waits in the oldest ones, and is taken in its order.
+pub const OPEN_SEGMENTS_MAX: usize = 8;
 /// Octets written to a spill file at once.
 pub const SPILL_WRITE_OCTETS: usize = 128 * KB;
 /// Largest record: envelope and body of a message held in memory, plus headers.

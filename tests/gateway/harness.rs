@@ -5,8 +5,7 @@
 //! that something was fast. A process is ended by the handle that started it, also when its test
 //! fails. Ports are always 0: the start-up lines tell which one it became.
 
-// Each test program uses its own part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 use socket2::{Domain, SockAddr, Socket, Type};

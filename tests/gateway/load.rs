@@ -1,7 +1,6 @@
 //! The load generator as a process, and what the crash tests choose at random.
 
-// Each test program uses its own part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use crate::harness::{GATEPOST, Gateway, until};
 use rustix::process::{Pid, Signal, kill_process};

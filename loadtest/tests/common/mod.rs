@@ -1,7 +1,6 @@
 //! What the tests stand on: the program as a process.
 
-// Each test program uses its own part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -15,7 +15,7 @@ use crate::shard::net::Nudge;
 use crate::shard::shared::{NextHop, Stage as Life};
 use crate::shard::storage::SpillReader;
 use crate::smtp::QueueId;
-use crate::smtp::client::{Answer, Cause, Recipient, Stage, Transaction, Unsendable};
+use crate::smtp::client::{Cause, Recipient, Stage, Transaction};
 use crate::smtp::envelope::BodyType;
 use futures_lite::FutureExt;
 use std::cell::Cell;
@@ -310,11 +310,7 @@ impl Worker {
         };
         if let Err(unsendable) = begun {
             self.job.set(None);
-            let answer = match unsendable {
-                Unsendable::TooLarge { .. } => Answer::new(552, format!("5.3.4 {unsendable}").as_bytes()),
-                Unsendable::EightBit => Answer::new(554, format!("5.6.3 {unsendable}").as_bytes()),
-            };
-            settle::give_up(context, job, content, Status::Failed, &answer);
+            settle::give_up(context, job, content, Status::Failed, &unsendable.answer());
             return true;
         }
         let lost = loop {

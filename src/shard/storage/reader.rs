@@ -1,7 +1,7 @@
 //! Reading messages back: records from their segments, larger messages from their spill files.
 
 use super::{Directory, into_io};
-use crate::limits::SPILL_WRITE_OCTETS;
+use crate::limits::{OPEN_SEGMENTS_MAX, SPILL_WRITE_OCTETS};
 use crate::queue::disk::{segment_name, spill_name};
 use crate::queue::spool::Location;
 use crate::shard::net::Net;
@@ -11,9 +11,6 @@ use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-
-/// Segments kept open for reading: mail waits in the oldest ones, and is taken in its order.
-const OPEN_SEGMENTS_MAX: usize = 8;
 
 /// Segments that are open for reading, the one used last at the end.
 #[derive(Default)]

@@ -50,6 +50,18 @@ pub enum Unsendable {
     EightBit,
 }
 
+impl Unsendable {
+    /// The answer for the recipients: a refusal for good (RFC 3463: X.3.4 message too big, X.6.3
+    /// conversion required but not supported).
+    pub fn answer(&self) -> Answer {
+        let (code, enhanced) = match self {
+            Unsendable::TooLarge { .. } => (552, "5.3.4"),
+            Unsendable::EightBit => (554, "5.6.3"),
+        };
+        Answer::new(code, format!("{enhanced} {self}").as_bytes())
+    }
+}
+
 impl fmt::Display for Unsendable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
