@@ -51,6 +51,7 @@ fn profile() -> Rc<Profile> {
         protocol_errors_max: Some(5),
         connection_timeout: Some(Duration::from_secs(300)),
         inactivity_timeout: Some(Duration::from_secs(60)),
+        ..Profile::default()
     })
 }
 

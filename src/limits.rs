@@ -59,6 +59,14 @@ pub const KEPT_BUFFER_OCTETS: usize = KB;
 
 /// Default of `--max-message-size`, [MS-OXSMTP] 3.2.4 (4.0: 10 MB).
 pub const MESSAGE_SIZE_MAX_DEFAULT_OCTETS: u64 = 10 * MB as u64;
+/// Default of `--max-header-size`, [MS-OXSMTP] 4.0 section 3.2.7 (HeaderSizeExceeded).
+pub const HEADER_SIZE_MAX_DEFAULT_OCTETS: u64 = 64 * KB as u64;
+/// Default of `--max-hops`, [MS-OXSMTP] 4.0 section 3.2.7 (MaxHopCount).
+pub const HOPS_MAX_DEFAULT: u32 = 60;
+/// Default of `--max-local-hops`, [MS-OXSMTP] 4.0 section 3.2.7 (MaxLocalHopCount).
+pub const LOCAL_HOPS_MAX_DEFAULT: u32 = 12;
+/// Most names of this server: a Received field is compared with all of them at once.
+pub const LOCAL_NAMES_MAX: usize = 64;
 /// Default of `--max-recipients`, [MS-OXSMTP] 4.0 section 3.2.7; 0 is unlimited.
 pub const RECIPIENTS_MAX_DEFAULT: u32 = 200;
 /// Default of `--max-protocol-errors`, [MS-OXSMTP] 4.0 section 3.2.7.
@@ -67,6 +75,19 @@ pub const PROTOCOL_ERRORS_MAX_DEFAULT: u32 = 5;
 pub const CONNECTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// Default of `--inactivity-timeout` (gateway role), [MS-OXSMTP] 3.2.2.
 pub const INACTIVITY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// Default of `--relay-connection-timeout`, [MS-OXSMTP] 3.2.2.
+pub const RELAY_CONNECTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// Default of `--relay-inactivity-timeout`, [MS-OXSMTP] 3.2.2.
+pub const RELAY_INACTIVITY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// Default of `--tarpit`, [MS-OXSMTP] 4.0 section 3.2.7 (Tarpit).
+pub const TARPIT_DEFAULT: Duration = Duration::from_secs(5);
+/// Longest that `--tarpit` may be: a client waits 5 minutes for most replies (RFC 5321 section
+/// 4.5.3.2).
+pub const TARPIT_LONGEST: Duration = Duration::from_secs(5 * 60);
+/// How long an address is remembered whose next banner is to be late (E17).
+pub const TARPIT_MARK_MS: u64 = 60_000;
+/// The port of message submission, RFC 6409 section 3.1.
+pub const SUBMISSION_PORT: u16 = 587;
 
 // --- connections and rates ----------------------------------------------------------------------
 
@@ -76,6 +97,8 @@ pub const CONNECTIONS_MAX_DEFAULT: u32 = 5000;
 pub const CONNECTIONS_PER_SOURCE_MAX_DEFAULT: u32 = 20;
 /// Default of `--message-rate` (gateway role), [MS-OXSMTP] 4.0 section 3.2.7.
 pub const MESSAGE_RATE_DEFAULT_PER_MINUTE: u32 = 600;
+/// Default of `--relay-message-rate`, [MS-OXSMTP] 4.0 section 3.2.7.
+pub const RELAY_MESSAGE_RATE_DEFAULT_PER_MINUTE: u32 = 5;
 /// Default of `--ipv6-prefix`: a site's customary delegation to one network.
 pub const IPV6_PREFIX_DEFAULT: u8 = 64;
 /// Default of `--table-slots`.
@@ -203,6 +226,13 @@ pub const METRICS_CONNECTIONS_MAX: usize = 32;
 pub const METRICS_REQUEST_MS: u64 = 10_000;
 /// How often gathered histogram samples are tidied.
 pub const METRICS_UPKEEP_MS: u64 = 5_000;
+
+/// Default of `--min-free-disk`.
+pub const FREE_DISK_MIN_DEFAULT_OCTETS: u64 = 500 * MB as u64;
+/// Default of `--min-free-memory`.
+pub const FREE_MEMORY_MIN_DEFAULT_OCTETS: u64 = 100 * MB as u64;
+/// How often free disk and memory are looked at.
+pub const RESOURCES_SAMPLE_MS: u64 = 1_000;
 
 // --- drain --------------------------------------------------------------------------------------
 

@@ -57,11 +57,14 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let cores = cores();
     let shards = config.shards.unwrap_or(cores.len());
 
+    for warning in config.warnings() {
+        eprintln!("gatepost: {warning}");
+    }
     preflight::check_io_uring()?;
     preflight::check_locked_memory(shards)?;
     preflight::check_descriptors(&config, shards)?;
     let spool = SpoolDirectory::open(&config.spool)?;
-    let bindings = preflight::bind(&config.listen, shards)?;
+    let bindings = preflight::bind(&config.bindings, shards)?;
     let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
     let recovered = recover(&spool, shards, &config)?;
     let recorder = install_recorder()?;

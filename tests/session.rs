@@ -97,6 +97,7 @@ fn profile() -> impl Strategy<Value = Profile> {
             protocol_errors_max,
             connection_timeout: connection,
             inactivity_timeout: inactivity,
+            ..Profile::default()
         })
 }
 
@@ -567,8 +568,7 @@ proptest! {
             recipients_max: None,
             protocol_errors_max: None,
             connection_timeout: None,
-            inactivity_timeout: None,
-        };
+            inactivity_timeout: None, ..Profile::default() };
         let mut client = Client::connect(profile, vec![Verdict::Accept]);
         client.send(b"EHLO x\r\n");
         let mut commands = commands.map(String::into_bytes);

@@ -4,16 +4,20 @@
 //! `delivery`'s routes and the session's parameters. On failure: [`ConfigError`] names the option, what is wrong with
 //! it and what to write instead; nothing starts.
 
+mod binding;
 mod next_hop;
 pub mod options;
 mod units;
 
+pub use binding::Binding;
 pub use next_hop::{DeliveryConfig, Host, NextHopAddress};
 
-use crate::limits::SHARDS_MAX;
-use crate::policy::{AcceptedDomains, AddressRanges, DomainPattern, SlotCount, parse_domain_file, parse_range};
+use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
+use crate::policy::{AcceptedDomains, AddressRanges, DomainPattern, SlotCount, parse_list_file, parse_range};
 use crate::smtp::address::is_domain;
-use crate::smtp::server::Profile;
+use crate::smtp::server::{Extensions, Profile, Revision, Role};
+use binding::bindings;
+use ipnet::IpNet;
 use options::ServeOptions;
 use std::fmt;
 use std::net::SocketAddr;
@@ -56,11 +60,27 @@ pub struct Limits {
     pub table_slots: SlotCount,
 }
 
+/// Timers of a session; `None` is unlimited.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    connection: Option<Duration>,
+    inactivity: Option<Duration>,
+}
+
+/// What must be free for mail to be accepted, in octets; 0 is nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Watermarks {
+    /// On the spool's disk.
+    pub free_disk_min: u64,
+    /// Of memory.
+    pub free_memory_min: u64,
+}
+
 /// What the gateway does, with nothing left to check.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
-    pub listen: Vec<SocketAddr>,
+    pub bindings: Vec<Binding>,
     /// This server's fully qualified domain name.
     pub hostname: String,
     /// Number of shards; `None`: one per core.
@@ -69,20 +89,16 @@ pub struct Config {
     pub accepted_domains: AcceptedDomains,
     /// Clients that may send anywhere.
     pub relay_from: AddressRanges,
-    /// Completes unqualified addresses.
-    pub default_domain: Option<String>,
+    /// Clients that are refused on gateway bindings.
+    pub blocked: AddressRanges,
     /// Limits by source and in sum.
     pub limits: Limits,
-    /// Largest message in octets; 0 is unlimited.
-    pub message_size_max: u64,
-    /// Most recipients; 0 is unlimited.
-    pub recipients_max: u32,
-    /// Most protocol errors; 0 is unlimited.
-    pub protocol_errors_max: u32,
-    /// Longest session; zero is unlimited.
-    pub connection_timeout: Duration,
-    /// Longest silence; zero is unlimited.
-    pub inactivity_timeout: Duration,
+    /// What sessions are told, whatever their binding.
+    session: Profile,
+    /// Timers of a relay binding's sessions.
+    relay_timeouts: Timeouts,
+    /// Watermarks of disk and memory.
+    pub watermarks: Watermarks,
     /// Where accepted mail goes, and when.
     pub delivery: DeliveryConfig,
     /// The spool directory.
@@ -111,16 +127,29 @@ impl Config {
         if options.shards.is_some_and(|shards| shards == 0 || shards > SHARDS_MAX) {
             return Err(ConfigError::new("--shards", format!("expected 1 to {SHARDS_MAX}")));
         }
-        let accepted_domains = accepted_domains(&options, read_file)?;
-        let listen = listen(&options.listen)?;
+        let accepted_domains = accepted_domains(&options, &read_file)?;
+        let bindings = bindings(&options.listen)?;
+        let blocked = blocked(&options, &read_file)?;
+        let session = session(&options, &hostname)?;
         let delivery = DeliveryConfig::new(&options)?;
-        if let Some(own) = delivery.next_hops.iter().find(|next_hop| next_hop.is_any_of(&listen)) {
+        if let Some(own) = delivery
+            .next_hops
+            .iter()
+            .find(|next_hop| next_hop.is_any_of(bindings.iter().map(|binding| binding.address)))
+        {
             let message = format!("{own} is this gateway itself: its mail would go round in circles");
             return Err(ConfigError::new("--next-hop", message));
         }
         let relay_from = options.relay_from.iter().map(|item| parse_range(item)).collect::<Result<_, _>>();
         Ok(Config {
-            listen,
+            bindings,
+            blocked,
+            session,
+            relay_timeouts: Timeouts {
+                connection: unless_zero(options.relay_connection_timeout),
+                inactivity: unless_zero(options.relay_inactivity_timeout),
+            },
+            watermarks: Watermarks { free_disk_min: options.min_free_disk, free_memory_min: options.min_free_memory },
             shards: options.shards,
             accepted_domains,
             relay_from: relay_from.map_err(|error| ConfigError::new("--relay-from", error))?,
@@ -132,33 +161,138 @@ impl Config {
                 table_slots: SlotCount::new(options.table_slots)
                     .map_err(|error| ConfigError::new("--table-slots", error))?,
             },
-            message_size_max: options.max_message_size,
-            recipients_max: options.max_recipients,
-            protocol_errors_max: options.max_protocol_errors,
-            connection_timeout: options.connection_timeout,
-            inactivity_timeout: options.inactivity_timeout,
             delivery,
             drain_timeout: options.drain_timeout,
             metrics_listen: options.metrics_listen.0,
             inactive: inactive(&options),
-            default_domain: options.default_domain,
             spool: options.spool,
             hostname,
         })
     }
 
-    /// What receiving sessions are told.
-    pub fn profile(&self) -> Profile {
-        Profile {
-            hostname: self.hostname.clone(),
-            default_domain: self.default_domain.clone(),
-            message_size_max: (self.message_size_max > 0).then_some(self.message_size_max),
-            recipients_max: (self.recipients_max > 0).then_some(self.recipients_max),
-            protocol_errors_max: (self.protocol_errors_max > 0).then_some(self.protocol_errors_max),
-            connection_timeout: (!self.connection_timeout.is_zero()).then_some(self.connection_timeout),
-            inactivity_timeout: (!self.inactivity_timeout.is_zero()).then_some(self.inactivity_timeout),
+    /// What receiving sessions on a binding are told.
+    pub fn profile(&self, binding: &Binding) -> Profile {
+        let mut profile =
+            Profile { role: binding.rules.role, requires_auth: binding.requires_auth, ..self.session.clone() };
+        if binding.rules.role == Role::Relay {
+            profile.connection_timeout = self.relay_timeouts.connection;
+            profile.inactivity_timeout = self.relay_timeouts.inactivity;
+        }
+        profile
+    }
+
+    /// What an operator may not expect of these options.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.session.revision == Revision::V4 {
+            //= [MS-OXSMTP] 4.0 3.2.7 TooManyRecipients
+            warnings.push(
+                "--oxsmtp-revision 4.0: a recipient beyond --max-recipients ends the session; clients that have more \
+                 to send to must be told of the limit"
+                    .to_owned(),
+            );
+        }
+        for binding in self.bindings.iter().filter(|binding| binding.requires_auth) {
+            warnings.push(format!(
+                "--listen {}: authentication is required (as it is by default on port {SUBMISSION_PORT}) and no user can be \
+                 verified by this version: all mail is refused there; auth=off accepts it",
+                binding.address
+            ));
+        }
+        warnings
+    }
+
+    /// How late refusals are given; `None`: at once.
+    pub fn tarpit(&self) -> Option<Duration> {
+        self.session.tarpit
+    }
+
+    /// The revision of [MS-OXSMTP] that decides where they differ.
+    pub fn revision(&self) -> Revision {
+        self.session.revision
+    }
+}
+
+/// What sessions are told on a gateway binding without AUTH.
+fn session(options: &ServeOptions, hostname: &str) -> Result<Profile, ConfigError> {
+    let revision = match options.oxsmtp_revision.as_str() {
+        "4.0" => Revision::V4,
+        "13.0" => Revision::V13,
+        other => return Err(ConfigError::new("--oxsmtp-revision", format!("{other:?}: expected 4.0 or 13.0"))),
+    };
+    if options.tarpit > TARPIT_LONGEST {
+        let message = "longer than 5m; clients wait no longer for a reply (RFC 5321 section 4.5.3.2)";
+        return Err(ConfigError::new("--tarpit", message));
+    }
+    let mut local_names = vec![hostname.to_owned()];
+    for name in &options.local_name {
+        check_domain("--local-name", name)?;
+        if !local_names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            local_names.push(name.clone());
         }
     }
+    if local_names.len() > LOCAL_NAMES_MAX {
+        return Err(ConfigError::new("--local-name", format!("more than {} names", LOCAL_NAMES_MAX - 1)));
+    }
+    Ok(Profile {
+        hostname: hostname.to_owned(),
+        local_names,
+        default_domain: options.default_domain.clone(),
+        revision,
+        extensions: extensions(&options.disable_extension)?,
+        message_size_max: (options.max_message_size > 0).then_some(options.max_message_size),
+        header_size_max: (options.max_header_size > 0).then_some(options.max_header_size),
+        hops_max: (options.max_hops > 0).then_some(options.max_hops),
+        local_hops_max: (options.max_local_hops > 0).then_some(options.max_local_hops),
+        recipients_max: (options.max_recipients > 0).then_some(options.max_recipients),
+        protocol_errors_max: (options.max_protocol_errors > 0).then_some(options.max_protocol_errors),
+        tarpit: unless_zero(options.tarpit),
+        connection_timeout: unless_zero(options.connection_timeout),
+        inactivity_timeout: unless_zero(options.inactivity_timeout),
+        ..Profile::default()
+    })
+}
+
+/// What is offered when these are not (CONFORMANCE B4).
+fn extensions(disabled: &[String]) -> Result<Extensions, ConfigError> {
+    let mut extensions = Extensions::default();
+    for name in disabled {
+        match name.to_ascii_uppercase().as_str() {
+            "PIPELINING" => extensions.pipelining = false,
+            "8BITMIME" => extensions.eight_bit_mime = false,
+            "BINARYMIME" => extensions.binary_mime = false,
+            "CHUNKING" => (extensions.chunking, extensions.binary_mime) = (false, false),
+            // Not offered by this version in any case.
+            "STARTTLS" | "AUTH" => {}
+            "DSN" | "SIZE" | "ENHANCEDSTATUSCODES" => {
+                return Err(ConfigError::new("--disable-extension", format!("{name} cannot be switched off")));
+            }
+            _ => {
+                let known = "PIPELINING, 8BITMIME, BINARYMIME, CHUNKING, STARTTLS, AUTH";
+                return Err(ConfigError::new("--disable-extension", format!("{name:?} is none of {known}")));
+            }
+        }
+    }
+    Ok(extensions)
+}
+
+fn unless_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn blocked(
+    options: &ServeOptions,
+    read_file: impl Fn(&std::path::Path) -> std::io::Result<String>,
+) -> Result<AddressRanges, ConfigError> {
+    let parse = |item: &String| parse_range(item).map_err(|error| ConfigError::new("--block", error));
+    let mut ranges: Vec<IpNet> = options.block.iter().map(parse).collect::<Result<_, _>>()?;
+    if let Some(path) = &options.block_file {
+        let failed =
+            |error: &dyn fmt::Display| ConfigError::new("--block-file", format!("{}: {error}", path.display()));
+        let text = read_file(path).map_err(|error| failed(&error))?;
+        ranges.extend(parse_list_file(&text, parse_range).map_err(|error| failed(&error))?);
+    }
+    Ok(ranges.into_iter().collect())
 }
 
 fn check_domain(option: &'static str, domain: &str) -> Result<(), ConfigError> {
@@ -179,48 +313,20 @@ fn accepted_domains(
             ConfigError::new("--accept-domains-file", format!("{}: {error}", path.display()))
         };
         let text = read_file(path).map_err(|error| failed(&error))?;
-        patterns.extend(parse_domain_file(&text).map_err(|error| failed(&error))?);
+        patterns.extend(parse_list_file(&text, str::parse).map_err(|error| failed(&error))?);
     }
     Ok(patterns.into_iter().collect())
 }
 
-fn listen(items: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
-    if items.iter().any(|item| item == "none") {
-        return match items {
-            [_] => Ok(Vec::new()),
-            _ => Err(ConfigError::new("--listen", "\"none\" stands alone; leave it out to listen")),
-        };
-    }
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for item in items {
-        let (address, attributes) = item.split_once(',').unwrap_or((item, ""));
-        for attribute in attributes.split(',').filter(|attribute| !attribute.is_empty()) {
-            if !matches!(attribute, "role=gateway" | "tls=off" | "auth=off") {
-                return Err(ConfigError::new(
-                    "--listen",
-                    format!("{item:?}: {attribute} is not supported by this version; leave it out"),
-                ));
-            }
-        }
-        let address = address.parse().map_err(|_| {
-            ConfigError::new("--listen", format!("{item:?}: expected ADDR:PORT, as in 0.0.0.0:25 or [::]:25"))
-        })?;
-        if addresses.contains(&address) {
-            return Err(ConfigError::new("--listen", format!("{address} is given twice")));
-        }
-        addresses.push(address);
-    }
-    Ok(addresses)
-}
-
 fn inactive(options: &ServeOptions) -> Vec<&'static str> {
-    let given = [("--tarpit", options.tarpit.is_some())];
+    let given = [("--relay-message-rate", options.relay_message_rate.is_some())];
     given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
     use clap::Parser;
     use options::{Cli, Command};
 
@@ -230,6 +336,7 @@ mod tests {
         let Command::Serve(options) = cli.command else { return Err("not serve".to_owned()) };
         let read = |path: &std::path::Path| match path.to_str() {
             Some("domains") => Ok("a.example # one\n\n.b.example\n".to_owned()),
+            Some("ranges") => Ok("198.51.100.1 # one\r\n\r\n2001:db8::/32\r\n".to_owned()),
             Some("bad") => Ok("a.example\n-b.example\n".to_owned()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
         };
@@ -239,21 +346,38 @@ mod tests {
     #[test]
     fn defaults() {
         let config = config(&[]).expect("the defaults are valid");
-        assert_eq!(config.listen, ["127.0.0.1:2525".parse().expect("an address")]);
+        assert_eq!(config.bindings.len(), 1);
+        assert_eq!(config.bindings[0].address, "127.0.0.1:2525".parse().expect("an address"));
         assert_eq!(config.hostname, "host.example");
-        assert_eq!(config.message_size_max, crate::limits::MESSAGE_SIZE_MAX_DEFAULT_OCTETS);
-        assert_eq!(config.connection_timeout, crate::limits::CONNECTION_TIMEOUT_DEFAULT);
-        assert_eq!(config.inactivity_timeout, crate::limits::INACTIVITY_TIMEOUT_DEFAULT);
-        assert_eq!(config.drain_timeout, crate::limits::DRAIN_TIMEOUT_DEFAULT);
+        let profile = config.profile(&config.bindings[0]);
+        assert_eq!(profile.message_size_max, Some(limits::MESSAGE_SIZE_MAX_DEFAULT_OCTETS));
+        assert_eq!(profile.header_size_max, Some(limits::HEADER_SIZE_MAX_DEFAULT_OCTETS));
+        assert_eq!(profile.connection_timeout, Some(limits::CONNECTION_TIMEOUT_DEFAULT));
+        assert_eq!(profile.inactivity_timeout, Some(limits::INACTIVITY_TIMEOUT_DEFAULT));
+        assert_eq!(profile.tarpit, Some(limits::TARPIT_DEFAULT));
+        assert_eq!(profile.local_names, ["host.example"]);
+        assert_eq!((profile.role, profile.revision), (Role::Gateway, Revision::V13));
+        assert_eq!(config.watermarks.free_disk_min, limits::FREE_DISK_MIN_DEFAULT_OCTETS);
+        assert_eq!(config.watermarks.free_memory_min, limits::FREE_MEMORY_MIN_DEFAULT_OCTETS);
+        assert_eq!(config.drain_timeout, limits::DRAIN_TIMEOUT_DEFAULT);
         assert_eq!(config.metrics_listen, Some("127.0.0.1:9125".parse().expect("an address")));
-        assert!(config.accepted_domains.is_empty() && config.inactive.is_empty());
+        assert!(config.accepted_domains.is_empty() && config.inactive.is_empty() && config.warnings().is_empty());
     }
 
     #[test]
     fn options_act() {
         let config = config(&[
             "--listen=[::]:25",
-            "--listen=127.0.0.1:26",
+            "--listen=127.0.0.1:587,role=relay",
+            "--relay-connection-timeout=0",
+            "--relay-message-rate=7",
+            "--relay-inactivity-timeout=7s",
+            "--local-name=HOST.example",
+            "--local-name=other.example",
+            "--disable-extension=chunking",
+            "--oxsmtp-revision=4.0",
+            "--block=192.0.2.0/24",
+            "--block-file=ranges",
             "--accept-domain=c.example",
             "--accept-domains-file=domains",
             "--max-message-size=0",
@@ -263,12 +387,22 @@ mod tests {
             "--next-hop=a:25",
         ])
         .expect("valid");
-        assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.bindings.len(), 2);
         assert_eq!(config.accepted_domains.len(), 3);
-        let profile = config.profile();
+        let profile = config.profile(&config.bindings[0]);
         assert!(profile.message_size_max.is_none() && profile.inactivity_timeout.is_none());
+        assert_eq!(profile.local_names, ["host.example", "other.example"]);
+        assert!(profile.tarpit.is_none() && !profile.extensions.chunking && !profile.extensions.binary_mime);
+        assert!(profile.connection_timeout.is_some() && !profile.requires_auth);
+        let relay = config.profile(&config.bindings[1]);
+        assert_eq!((relay.role, relay.revision), (Role::Relay, Revision::V4));
+        assert_eq!((relay.connection_timeout, relay.inactivity_timeout), (None, Some(Duration::from_secs(7))));
+        assert!(relay.requires_auth && config.warnings().len() == 2);
+        for (client, blocked) in [("192.0.2.9", true), ("198.51.100.1", true), ("198.51.100.2", false)] {
+            assert_eq!(config.blocked.contains(client.parse().expect("an address")), blocked, "{client}");
+        }
         assert_eq!(config.metrics_listen, None);
-        assert_eq!(config.inactive, ["--tarpit"]);
+        assert_eq!(config.inactive, ["--relay-message-rate"]);
         assert_eq!(config.delivery.next_hops.len(), 1);
     }
 
@@ -278,7 +412,15 @@ mod tests {
             (&["--listen=25"][..], "--listen", "25"),
             (&["--listen=none", "--listen=127.0.0.1:25"], "--listen", "alone"),
             (&["--listen=127.0.0.1:25", "--listen=127.0.0.1:25"], "--listen", "twice"),
-            (&["--listen=127.0.0.1:25,tls=required"], "--listen", "tls=required"),
+            (&["--block=192.0.2.0/33"], "--block", "192.0.2.0/33"),
+            (&["--block-file=bad"], "--block-file", "line 1"),
+            (&["--block-file=missing"], "--block-file", "missing"),
+            (&["--disable-extension=DSN"], "--disable-extension", "cannot be switched off"),
+            (&["--disable-extension=size"], "--disable-extension", "cannot be switched off"),
+            (&["--disable-extension=SMTPUTF8"], "--disable-extension", "SMTPUTF8"),
+            (&["--oxsmtp-revision=4"], "--oxsmtp-revision", "13.0"),
+            (&["--local-name=a b"], "--local-name", "a b"),
+            (&["--tarpit=6m"], "--tarpit", "5m"),
             (&["--hostname=-x"], "--hostname", "-x"),
             (&["--default-domain=[::1]"], "--default-domain", "[::1]"),
             (&["--accept-domain=a..b"], "--accept-domain", "a..b"),

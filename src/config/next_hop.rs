@@ -39,13 +39,12 @@ pub enum Host {
 impl NextHopAddress {
     /// Whether it certainly is one of these addresses of our own. Names and the machine's other
     /// addresses are not looked up.
-    pub(super) fn is_any_of(&self, own: &[SocketAddr]) -> bool {
+    pub(super) fn is_any_of(&self, mut own: impl Iterator<Item = SocketAddr>) -> bool {
         let Host::Ip(ip) = self.host else { return false };
-        let is_same = |address: &&SocketAddr| {
+        own.any(|address| {
             let any_reaches = address.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified());
             address.port() == self.port && (canonical(address.ip()) == ip || any_reaches)
-        };
-        own.iter().find(is_same).is_some()
+        })
     }
 }
 

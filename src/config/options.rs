@@ -66,12 +66,15 @@ pub struct SpoolOption {
 /// `gatepost serve ...`
 #[derive(Debug, Args)]
 pub struct ServeOptions {
-    /// Address and port to accept SMTP on, IPv4 or [IPv6] ([::]:PORT takes both), or `none`; repeatable.
-    #[arg(long, value_name = "ADDR:PORT|none", default_value = "127.0.0.1:2525")]
+    /// Address and port to accept SMTP on, IPv4 or [IPv6] ([::]:PORT takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), auth=off|optional|required (required on port 587), allow=CIDR+CIDR.. (only these clients), tls=off.
+    #[arg(long, value_name = "ADDR:PORT[,ATTRIBUTE..]|none", default_value = "127.0.0.1:2525")]
     pub listen: Vec<String>,
     /// This server's fully qualified domain name, for the banner and Received fields. [default: the machine's]
     #[arg(long, value_name = "FQDN")]
     pub hostname: Option<String>,
+    /// Another name of this server in Received fields, for --max-local-hops; repeatable.
+    #[arg(long, value_name = "NAME")]
+    pub local_name: Vec<String>,
     /// How many shards, each pinned to a core. [default: the cores this process may use]
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
@@ -87,6 +90,12 @@ pub struct ServeOptions {
     /// Completes addresses without a domain; without it they are refused.
     #[arg(long, value_name = "DOMAIN")]
     pub default_domain: Option<String>,
+    /// Addresses whose clients are refused on gateway bindings; repeatable.
+    #[arg(long, value_name = "CIDR")]
+    pub block: Vec<String>,
+    /// A file of such addresses, one a line; `#` begins a comment.
+    #[arg(long, value_name = "FILE")]
+    pub block_file: Option<PathBuf>,
     /// Most inbound connections of the whole process; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX_DEFAULT)]
     pub max_connections: u32,
@@ -96,6 +105,9 @@ pub struct ServeOptions {
     /// Most messages a minute from one address; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::MESSAGE_RATE_DEFAULT_PER_MINUTE)]
     pub message_rate: u32,
+    /// Most messages a minute from one authenticated user of a relay binding; 0 is unlimited. Not active yet.
+    #[arg(long, value_name = "N")]
+    pub relay_message_rate: Option<u32>,
     /// Length of the IPv6 prefix that counts as one address.
     #[arg(long, value_name = "BITS", default_value_t = limits::IPV6_PREFIX_DEFAULT, value_parser = clap::value_parser!(u8).range(0..=128))]
     pub ipv6_prefix: u8,
@@ -105,21 +117,48 @@ pub struct ServeOptions {
     /// Largest message; 0 is unlimited. B, KB, MB, GB, TB.
     #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = units::size)]
     pub max_message_size: u64,
+    /// Largest header of a message; 0 is unlimited.
+    #[arg(long, value_name = "SIZE", default_value = "64KB", value_parser = units::size)]
+    pub max_header_size: u64,
+    /// Most Received fields of an arriving message; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::HOPS_MAX_DEFAULT)]
+    pub max_hops: u32,
+    /// Most times an arriving message may have been here before; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::LOCAL_HOPS_MAX_DEFAULT)]
+    pub max_local_hops: u32,
     /// Most recipients of a message; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::RECIPIENTS_MAX_DEFAULT)]
     pub max_recipients: u32,
     /// Most protocol errors of a session; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::PROTOCOL_ERRORS_MAX_DEFAULT)]
     pub max_protocol_errors: u32,
-    /// Longest session; 0 is unlimited. ms, s, m, h, d.
+    /// Longest session on a gateway binding; 0 is unlimited. ms, s, m, h, d.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
     pub connection_timeout: Duration,
-    /// Longest silence of a client; 0 is unlimited.
+    /// Longest silence of a client on a gateway binding; 0 is unlimited.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = units::duration)]
     pub inactivity_timeout: Duration,
-    /// How late refusals are given to unauthenticated clients. Not active yet.
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
-    pub tarpit: Option<Duration>,
+    /// Longest session on a relay binding; 0 is unlimited.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = units::duration)]
+    pub relay_connection_timeout: Duration,
+    /// Longest silence of a client on a relay binding; 0 is unlimited.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
+    pub relay_inactivity_timeout: Duration,
+    /// How late refusals (5yz) are given to unauthenticated clients; 0 is at once.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
+    pub tarpit: Duration,
+    /// An SMTP extension not to offer: PIPELINING, 8BITMIME, BINARYMIME, CHUNKING, STARTTLS or AUTH; repeatable.
+    #[arg(long, value_name = "NAME")]
+    pub disable_extension: Vec<String>,
+    /// The revision of [MS-OXSMTP] that decides where they differ: 4.0 or 13.0.
+    #[arg(long, value_name = "4.0|13.0", default_value = "13.0")]
+    pub oxsmtp_revision: String,
+    /// Free space on the spool's disk below which mail is refused; 0 is none.
+    #[arg(long, value_name = "SIZE", default_value = "500MB", value_parser = units::size)]
+    pub min_free_disk: u64,
+    /// Free memory below which mail is refused; 0 is none.
+    #[arg(long, value_name = "SIZE", default_value = "100MB", value_parser = units::size)]
+    pub min_free_memory: u64,
     /// How long an acknowledgement waits for the next hop to take the message; 0 is not at all. Needs a next hop.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::duration)]
     pub ack_delay: Duration,

@@ -2,7 +2,7 @@
 //!
 //! Each failure is one line that names the cause and the remedy, with an exit code of sysexits(3).
 
-use crate::config::Config;
+use crate::config::{Binding, Config};
 use crate::limits::{
     DESCRIPTORS_BASE, DESCRIPTORS_PER_SHARD, LISTEN_BACKLOG, MEMLOCK_MIN_OCTETS, MEMLOCK_PER_SHARD_OCTETS,
     NEXT_HOP_WINDOW_DEFAULT,
@@ -146,7 +146,7 @@ fn raise(resource: Resource, needed: u64) -> Result<(), u64> {
 
 /// One binding's sockets, one per shard.
 #[derive(Debug)]
-pub struct Binding {
+pub struct Sockets {
     /// The address with its actual port.
     pub address: SocketAddr,
     /// A listening socket for each shard.
@@ -154,11 +154,16 @@ pub struct Binding {
 }
 
 /// Opens the listening sockets of all bindings.
-pub fn bind(listen: &[SocketAddr], shards: usize) -> Result<Vec<Binding>, Failure> {
-    listen
+pub fn bind(bindings: &[Binding], shards: usize) -> Result<Vec<Sockets>, Failure> {
+    let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
+    bind_all(&addresses, shards)
+}
+
+fn bind_all(addresses: &[SocketAddr], shards: usize) -> Result<Vec<Sockets>, Failure> {
+    addresses
         .iter()
         .map(|&address| {
-            let ipv6_only = listen.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+            let ipv6_only = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
             let failed = |error| bind_failure("--listen", address, &error);
             // With SO_REUSEPORT a second process of the same user would share the port silently.
             if address.port() != 0 {
@@ -173,7 +178,7 @@ pub fn bind(listen: &[SocketAddr], shards: usize) -> Result<Vec<Binding>, Failur
                 actual = listener.local_addr().map_err(failed)?;
                 sockets.push(listener);
             }
-            Ok(Binding { address: actual, sockets })
+            Ok(Sockets { address: actual, sockets })
         })
         .collect()
 }
@@ -229,21 +234,21 @@ mod tests {
     #[test]
     fn ports_in_use_are_noticed() {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let bindings = bind(&[any], 3).expect("a free port");
+        let bindings = bind_all(&[any], 3).expect("a free port");
         assert_eq!(bindings[0].sockets.len(), 3);
         let address = bindings[0].address;
         assert!(bindings[0].sockets.iter().all(|socket| socket.local_addr().expect("bound") == address));
-        let failure = bind(&[address], 1).expect_err("taken");
+        let failure = bind_all(&[address], 1).expect_err("taken");
         assert_eq!(failure.code, ExitCode::Unavailable);
         assert!(failure.message.contains(&address.to_string()));
         assert_eq!(bind_metrics(address).expect_err("taken").code, ExitCode::Unavailable);
         drop(bindings);
-        bind(&[address], 1).expect("free again");
+        bind_all(&[address], 1).expect("free again");
     }
 
     #[test]
     fn foreign_addresses_are_named() {
-        let failure = bind(&["192.0.2.1:2525".parse().expect("an address")], 1).expect_err("not ours");
+        let failure = bind_all(&["192.0.2.1:2525".parse().expect("an address")], 1).expect_err("not ours");
         assert!(failure.message.starts_with("--listen 192.0.2.1:2525: "), "{failure}");
     }
 }

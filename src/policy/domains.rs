@@ -143,41 +143,6 @@ impl fmt::Display for DomainFault {
 
 impl std::error::Error for DomainError {}
 
-/// A line of a domains file that is no domain: the operator's fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DomainFileError {
-    /// Counted from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub error: DomainError,
-}
-
-impl fmt::Display for DomainFileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.error)
-    }
-}
-
-impl std::error::Error for DomainFileError {}
-
-/// The items in the text of an `--accept-domains-file`: one per line, blank lines and everything
-/// from `#` on ignored, lines ended by LF or CRLF, a byte order mark passed over.
-///
-/// # Errors
-/// The first line that is no item; then none of the file is used.
-pub fn parse_domain_file(text: &str) -> Result<Vec<DomainPattern>, DomainFileError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let items = text.lines().map(|line| match line.split_once('#') {
-        Some((item, _comment)) => item.trim(),
-        None => line.trim(),
-    });
-    items
-        .zip(1..)
-        .filter(|(item, _)| !item.is_empty())
-        .map(|(item, line)| item.parse().map_err(|error| DomainFileError { line, error }))
-        .collect()
-}
-
 /// Values by domain: what an item of a list says about the domains it stands for.
 #[derive(Debug, Clone)]
 pub struct DomainMap<T> {
@@ -308,6 +273,7 @@ impl FromIterator<DomainPattern> for AcceptedDomains {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::parse_list_file;
     use proptest::prelude::*;
 
     fn domains(items: &[&str]) -> AcceptedDomains {
@@ -436,15 +402,17 @@ mod tests {
     #[test]
     fn file() {
         let text = "\u{feff}# ours\r\nexample.org\r\n\r\n  .example.net \t# and below\n#\nEXAMPLE.org";
-        let mut accepted: AcceptedDomains = parse_domain_file(text).expect("a file").into_iter().collect();
+        let mut accepted: AcceptedDomains =
+            parse_list_file::<DomainPattern, _>(text, str::parse).expect("a file").into_iter().collect();
         accepted.extend(["[192.0.2.1]".parse().expect("an item")]);
         let shown: Vec<_> = accepted.iter().map(|item| item.to_string()).collect();
         assert_eq!(shown, [".example.net", "example.org", "[192.0.2.1]"]);
         assert_eq!(accepted.len(), 3);
         assert!(!accepted.is_empty());
-        assert_eq!(parse_domain_file(""), Ok(vec![]));
+        assert_eq!(parse_list_file::<DomainPattern, _>("", str::parse), Ok(vec![]));
 
-        let error = parse_domain_file("# ours\r\n\r\nexample.org b\r\n").expect_err("a space");
+        let error =
+            parse_list_file::<DomainPattern, _>("# ours\r\n\r\nexample.org b\r\n", str::parse).expect_err("a space");
         assert_eq!((error.line, error.error.fault), (3, DomainFault::Character(' ')));
         let shown = "line 3: \"example.org b\" is not a domain: ' ' is not allowed";
         assert_eq!(error.to_string(), shown);

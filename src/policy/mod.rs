@@ -1,9 +1,9 @@
 //! Decisions: facts in, verdict out.
 //!
 //! What lives here: who counts as one source (`source`), how many connections and messages a
-//! source has had (`table`), which domains are ours and what is
-//! kept by domain (`domains`), which addresses a list names
-//! (`ranges`), and the verdicts made of these (`verdict`). The protocol asks; the shard brings
+//! source has had (`table`), which domains are ours and what is kept by domain (`domains`), which
+//! addresses a list names (`ranges`) and for how long (`blocks`), who is let in (`admission`), and
+//! the verdicts made of these (`verdict`). The protocol asks; the shard brings
 //! the facts and carries the answer back.
 //!
 //! What it may use: `smtp` and `limits`. No socket, no file, no clock and no configuration: the
@@ -16,8 +16,11 @@
 //! accesses whatever a peer sends; where nothing permits an action, it is refused. The tables
 //! panic only while they are made, when there is no memory for them.
 
+mod admission;
 pub(crate) mod atomic;
+mod blocks;
 mod domains;
+mod list_file;
 mod ranges;
 mod source;
 mod table;
@@ -26,9 +29,10 @@ mod verdict;
 #[cfg(test)]
 mod table_tests;
 
-pub use domains::{
-    AcceptedDomains, DomainError, DomainFault, DomainFileError, DomainMap, DomainPattern, parse_domain_file,
-};
+pub use admission::{BindingRules, Door, Sources};
+pub use blocks::{BlocksFull, DynamicBlocks};
+pub use domains::{AcceptedDomains, DomainError, DomainFault, DomainMap, DomainPattern};
+pub use list_file::{LineError, parse_list_file};
 pub use ranges::{AddressRanges, RangeError, parse_range};
 pub use source::{SourceHasher, canonical};
 pub use table::{ConnectionCounter, ConnectionTable, RATE_WINDOW_MS, RateTable, Slot, SlotCount, SlotCountError};

@@ -12,7 +12,7 @@ use super::shared::{Permit, Stage};
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{Query, Session, Step, Verdict};
+use crate::smtp::server::{Profile, Query, Session, Step, Verdict};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,6 +31,7 @@ enum Turn {
 
 struct Inbound {
     context: Rc<Context>,
+    profile: Rc<Profile>,
     client: IpAddr,
     /// Given back before the last reply leaves, and before the socket closes (it stands before the
     /// connection): a client that reconnects must not meet its own ghost.
@@ -51,10 +52,17 @@ struct Inbound {
 ///
 /// The state is boxed and the rare long operations are too: a future holds what it moves more than
 /// once, and an idle session is mostly this future.
-pub fn serve(context: Rc<Context>, connection: Connection, client: IpAddr, permit: Permit) -> impl Future<Output = ()> {
-    let session = Session::new(context.profile.clone(), client, context.net.now());
+pub fn serve(
+    context: Rc<Context>,
+    profile: Rc<Profile>,
+    connection: Connection,
+    client: IpAddr,
+    permit: Permit,
+) -> impl Future<Output = ()> {
+    let session = Session::new(profile.clone(), client, context.net.now());
     Box::new(Inbound {
         context,
+        profile,
         connection,
         client,
         permit: Some(permit),
@@ -174,7 +182,7 @@ impl Inbound {
     /// Steps the session through `input`; returns the octets consumed.
     fn turn(&mut self, input: &[u8]) -> (usize, Turn) {
         let now = self.context.net.now();
-        self.session.handle_resources(self.context.storage.is_short(now));
+        self.session.handle_resources(self.context.shared.resources_short() || self.context.storage.is_short(now));
         let mut at = 0;
         loop {
             let (consumed, step) = self.session.step(now, &input[at..]);
@@ -206,7 +214,7 @@ impl Inbound {
                 return if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) };
             }
             Query::Recipient(mailbox) => {
-                let default = context.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
+                let default = self.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
                 policy::recipient(
                     &context.config.accepted_domains,
                     context.config.relay_from.contains(self.client),

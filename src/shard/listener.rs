@@ -5,34 +5,44 @@ use super::inbound;
 use super::net::{Accepted, Connection, Listener, Ready};
 use super::shared::Stage;
 use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS};
+use crate::policy::BindingRules;
 use crate::smtp::reply::Reply;
+use crate::smtp::server::Profile;
 use futures_lite::FutureExt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// What holds for the connections of one listener.
+pub struct Binding {
+    /// Who may connect.
+    pub rules: BindingRules,
+    /// What their sessions are told.
+    pub profile: Rc<Profile>,
+}
+
 /// Accepts until the process drains; then answers what still waits in the kernel's queue, and
 /// closes.
-pub async fn listen(context: Rc<Context>, listener: Listener) {
+pub async fn listen(context: Rc<Context>, binding: Rc<Binding>, listener: Listener) {
     while context.shared.stage() == Stage::Serving {
         if listener.ready().await == Ready::Socket {
-            accept_batch(&context, &listener).await;
+            accept_batch(&context, &binding, &listener).await;
         }
     }
     loop {
         match listener.accept() {
-            Accepted::Connection(connection, _) => refuse(&context, connection, Reply::ShuttingDown),
+            Accepted::Connection(connection, client) => refuse(&context, connection, client, Reply::ShuttingDown),
             Accepted::Gone => {}
             Accepted::Empty | Accepted::Exhausted => return,
         }
     }
 }
 
-async fn accept_batch(context: &Rc<Context>, listener: &Listener) {
+async fn accept_batch(context: &Rc<Context>, binding: &Rc<Binding>, listener: &Listener) {
     for _ in 0..ACCEPT_BATCH_MAX {
         match listener.accept() {
-            Accepted::Connection(connection, client) => admit(context, connection, client),
+            Accepted::Connection(connection, client) => admit(context, binding, connection, client),
             Accepted::Gone => {}
             Accepted::Empty => return,
             Accepted::Exhausted => {
@@ -47,17 +57,18 @@ async fn accept_batch(context: &Rc<Context>, listener: &Listener) {
     context.net.next_turn().await;
 }
 
-fn admit(context: &Rc<Context>, connection: Connection, client: IpAddr) {
-    let permit = match context.shared.admit(client, &context.config.limits) {
+fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, client: IpAddr) {
+    let permit = match context.shared.admit(client, &binding.rules, &context.config, context.net.now()) {
         Ok(permit) => permit,
-        Err(reply) => return refuse(context, connection, reply),
+        Err(reply) => return refuse(context, connection, client, reply),
     };
     context.metrics.connections_accepted.increment(1);
     context.session_began();
-    let context = context.clone();
+    let (context, profile) = (context.clone(), binding.profile.clone());
     context.net.clone().spawn(async move {
         // A defect in one session must not take the shard, with thousands of others, down.
-        let served = AssertUnwindSafe(inbound::serve(context.clone(), connection, client, permit)).catch_unwind().await;
+        let served =
+            AssertUnwindSafe(inbound::serve(context.clone(), profile, connection, client, permit)).catch_unwind().await;
         if served.is_err() {
             context.metrics.session_panics.increment(1);
         }
@@ -66,10 +77,10 @@ fn admit(context: &Rc<Context>, connection: Connection, client: IpAddr) {
 }
 
 /// Answers in place of the banner. The socket is new: the reply fits into its buffer.
-fn refuse(context: &Context, connection: Connection, reply: Reply) {
+fn refuse(context: &Context, connection: Connection, client: IpAddr, reply: Reply) {
     context.metrics.count_refused_connection(reply);
-    let mut line = Vec::with_capacity(128);
-    reply.write(&mut line);
+    let mut line = Vec::with_capacity(256);
+    reply.write(&mut line, client);
     // A peer that is gone already needs no reply.
     if matches!(connection.write(&line), Ok(Some(_))) {
         connection.linger();

@@ -23,8 +23,8 @@ use crate::limits::READ_MAX_OCTETS;
 use crate::metrics::ShardMetrics;
 use crate::queue::recover::Found;
 use crate::queue::spool::Spool;
-use crate::smtp::server::Profile;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use listener::Binding;
 use net::{Listener, Net};
 use outbound::{Outbound, Recorder};
 use std::cell::{Cell, RefCell};
@@ -48,7 +48,7 @@ pub struct Start {
     pub number: usize,
     /// The core it is pinned to.
     pub core: usize,
-    /// Its listening sockets.
+    /// Its listening sockets, one for each of the configuration's bindings.
     pub listeners: Vec<TcpListener>,
     /// Its directory in the spool.
     pub directory: Directory,
@@ -69,7 +69,6 @@ pub struct Start {
 /// What a shard's tasks share.
 struct Context {
     config: Arc<Config>,
-    profile: Rc<Profile>,
     shared: Arc<Shared>,
     net: Net,
     storage: Storage,
@@ -109,7 +108,6 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let context = Rc::new(Context {
         hostname: start.config.hostname.as_str().into(),
         outbound,
-        profile: Rc::new(start.config.profile()),
         config: start.config,
         shared: start.shared,
         net: net.clone(),
@@ -120,11 +118,13 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         sessions: Cell::new(0),
         listening: Cell::new(start.listeners.len()),
     });
-    for listener in start.listeners {
+    for (listener, binding) in start.listeners.into_iter().zip(&context.config.bindings) {
         let listener = Listener::new(&net, listener.into())?;
+        let profile = Rc::new(context.config.profile(binding));
+        let binding = Rc::new(Binding { rules: binding.rules.clone(), profile });
         let context = context.clone();
         net.clone().spawn(async move {
-            listener::listen(context.clone(), listener).await;
+            listener::listen(context.clone(), binding, listener).await;
             context.listening.set(context.listening.get() - 1);
             context.stop_if_drained();
         });

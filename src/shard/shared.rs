@@ -1,9 +1,9 @@
 //! What all shards share: counts, rates and the stage of the process's life. Plain atomics.
 
-use crate::config::{Host, Limits, NextHopAddress};
+use crate::config::{Config, Host, Limits, NextHopAddress};
 use crate::delivery::{Availability, NextHopId, NextHopState};
 use crate::limits::NEXT_HOP_CROWDED_MS;
-use crate::policy::{ConnectionCounter, ConnectionTable, RateTable, Slot, SourceHasher};
+use crate::policy::{BindingRules, Door, DynamicBlocks, Slot, Sources};
 use crate::smtp::reply::Reply;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,10 +25,11 @@ pub enum Stage {
 /// Shared by all shards and the control thread.
 #[derive(Debug)]
 pub struct Shared {
-    hasher: SourceHasher,
-    connections: ConnectionCounter,
-    per_source: ConnectionTable,
-    rates: RateTable,
+    sources: Sources,
+    /// Replaced as a whole by the control thread.
+    blocks: ArcSwap<DynamicBlocks>,
+    /// Memory or the spool's disk is below its watermark.
+    resources_short: AtomicBool,
     /// Memory taken by messages that are arriving.
     body_octets: AtomicUsize,
     next_hops: Box<[NextHop]>,
@@ -118,10 +119,9 @@ impl Shared {
     /// Empty tables, and next hops that are up until one finds otherwise.
     pub fn new(limits: &Limits, next_hops: &[NextHopAddress]) -> Self {
         Shared {
-            hasher: SourceHasher::new(limits.table_slots, limits.ipv6_prefix),
-            connections: ConnectionCounter::new(),
-            per_source: ConnectionTable::new(limits.table_slots),
-            rates: RateTable::new(limits.table_slots),
+            sources: Sources::new(limits.table_slots, limits.ipv6_prefix),
+            blocks: ArcSwap::default(),
+            resources_short: AtomicBool::new(false),
             body_octets: AtomicUsize::new(0),
             next_hops: next_hops.iter().map(NextHop::new).collect(),
             stage: AtomicU8::new(Stage::Serving as u8),
@@ -131,7 +131,7 @@ impl Shared {
 
     /// Inbound connections now.
     pub fn connections(&self) -> u32 {
-        self.connections.current()
+        self.sources.connections()
     }
 
     /// The stage of the process's life.
@@ -148,19 +148,47 @@ impl Shared {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
-    /// Admits a connection, or says with which reply to refuse it.
-    ///
-    //= [MS-OXSMTP] 3.2.7 ConnectionCountExceeded, ConnectionCountPerSource: in this order.
-    pub fn admit(self: &Arc<Self>, client: IpAddr, limits: &Limits) -> Result<Permit, Reply> {
-        if !self.connections.try_acquire(limits.connections_max) {
-            return Err(Reply::TooManyConnections);
+    /// Admits a connection to a binding, or says with which reply to refuse it.
+    pub fn admit(
+        self: &Arc<Self>,
+        client: IpAddr,
+        rules: &BindingRules,
+        config: &Config,
+        now: Instant,
+    ) -> Result<Permit, Reply> {
+        let door = Door {
+            rules,
+            blocked: &config.blocked,
+            blocked_for_a_time: &self.blocks.load(),
+            resources_short: self.resources_short(),
+            now_ms: self.ms(now),
+        };
+        if let Some(reply) = door.refusal(client) {
+            return Err(reply);
         }
-        let source = self.hasher.slot(client);
-        if !self.per_source.try_acquire(source, limits.connections_per_source_max) {
-            self.connections.release();
-            return Err(Reply::TooManyConnectionsFromSource);
-        }
+        let limits = &config.limits;
+        let source = self.sources.try_connect(client, limits.connections_max, limits.connections_per_source_max)?;
         Ok(Permit { shared: self.clone(), source })
+    }
+
+    /// The dynamic block list.
+    pub fn blocks(&self) -> Arc<DynamicBlocks> {
+        self.blocks.load_full()
+    }
+
+    /// Replaces the dynamic block list.
+    pub fn set_blocks(&self, blocks: DynamicBlocks) {
+        self.blocks.store(Arc::new(blocks));
+    }
+
+    /// Whether memory or the spool's disk is below its watermark (E8, C6).
+    pub fn resources_short(&self) -> bool {
+        self.resources_short.load(Ordering::Relaxed)
+    }
+
+    /// Says so.
+    pub fn set_resources_short(&self, short: bool) {
+        self.resources_short.store(short, Ordering::Relaxed);
     }
 
     /// A next hop.
@@ -195,14 +223,13 @@ impl Permit {
     /// Counts one more message from this source, unless its rate is used up (E4).
     pub fn try_count_message(&self, now: Instant, limits: &Limits) -> bool {
         let now_ms = self.shared.ms(now);
-        self.shared.rates.try_count(self.source, now_ms, limits.message_rate_per_minute)
+        self.shared.sources.try_count_message(self.source, now_ms, limits.message_rate_per_minute)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.per_source.release(self.source);
-        self.shared.connections.release();
+        self.shared.sources.disconnect(self.source);
     }
 }
 

@@ -4,6 +4,9 @@
 //! EHLO/HELO answers, 334 and 354 carry no enhanced code. Texts are those of [MS-OXSMTP] 4.0
 //! sections 3.2.5 and 3.2.7, exact to the byte. Handlers name a [`Reply`]; nobody else spells one.
 
+use std::io::Write as _;
+use std::net::IpAddr;
+
 /// What a reply means for the count of protocol errors ([MS-OXSMTP] ProtocolViolationCount).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
@@ -25,7 +28,7 @@ pub enum After {
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// The whole line without CRLF.
+    /// The whole line without CRLF; `{ip}` in it stands for the client's address.
     pub text: &'static str,
     /// Whether it counts as a protocol error.
     pub weight: Weight,
@@ -147,6 +150,18 @@ replies! {
     TooManyConnectionsFromSource =
         "421 4.3.2 The maximum number of concurrent connections has exceeded a limit, closing transmission channel",
         None, Close, Some("connections_per_source");
+    /// BindingNotConfigured (E10): the client is outside the binding's permitted ranges (A3).
+    NotConfigured = "421 4.3.2 Service not available", None, Close, Some("binding_not_configured");
+    /// OutOfResources (E8), at connect.
+    OutOfResources = "452 4.3.1 Insufficient system resources", None, Close, Some("resources");
+    /// IPAddressNotAllowed by a static block range (E13); `{ip}` stands for the client's address.
+    BlockedSource =
+        "550 5.7.1 External client with IP address {ip} does not have permissions to submit to this server. Visit http://support.microsoft.com/kb/928123 for more information",
+        None, Close, Some("blocked");
+    /// IPAddressNotAllowed by a dynamic block range (E14); `{ip}` stands for the client's address.
+    BlockedSourceForATime =
+        "550 5.7.1 External client with IP address {ip} does not have permissions to submit to this server",
+        None, Close, Some("blocked_for_a_time");
 }
 
 impl Reply {
@@ -155,9 +170,13 @@ impl Reply {
         self.row().text
     }
 
-    /// Appends the line with CRLF.
-    pub fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.text().as_bytes());
+    /// Appends the line with CRLF, as it is said to `client`.
+    pub fn write(self, out: &mut Vec<u8>, client: IpAddr) {
+        match self.text().split_once("{ip}") {
+            None => out.extend_from_slice(self.text().as_bytes()),
+            // Writing to a Vec cannot fail.
+            Some((head, tail)) => _ = write!(out, "{head}{}{tail}", client.to_canonical()),
+        }
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -227,7 +246,8 @@ mod tests {
             let row = reply.row();
             let closes = row.text.starts_with("421")
                 || row.text.starts_with("221")
-                || matches!(reply, Reply::InactivityTimedOut | Reply::InvalidChunk);
+                || matches!(reply, Reply::InactivityTimedOut | Reply::InvalidChunk | Reply::OutOfResources)
+                || matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime);
             assert_eq!(row.after == After::Close, closes, "{}", row.text);
         }
     }

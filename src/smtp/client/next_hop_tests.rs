@@ -30,6 +30,7 @@ impl Pair {
             protocol_errors_max: None,
             connection_timeout: None,
             inactivity_timeout: None,
+            ..Profile::default()
         };
         let now = Instant::now();
         Pair {

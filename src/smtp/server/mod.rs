@@ -23,7 +23,7 @@ use super::header::Trace;
 use super::line::{self, Discard, Line};
 use super::reply::{self, After, Reply, Weight};
 use crate::limits::REPLIES_MAX_OCTETS;
-pub use profile::Profile;
+pub use profile::{Extensions, Profile, Revision, Role};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -465,7 +465,7 @@ impl Session {
         if row.reason.is_some() {
             self.refusals.push(reply);
         }
-        reply.write(&mut self.replies);
+        reply.write(&mut self.replies, self.client);
         if row.after == After::Close {
             self.end_transaction();
             self.state = State::Closed;

@@ -14,6 +14,7 @@ fn session() -> (Session, Instant) {
         protocol_errors_max: None,
         connection_timeout: Some(Duration::from_secs(300)),
         inactivity_timeout: Some(Duration::from_secs(60)),
+        ..Profile::default()
     };
     let now = Instant::now();
     (Session::new(Rc::new(profile), [192, 0, 2, 1].into(), now), now)

@@ -194,6 +194,7 @@ fn defaults() -> Settings {
             protocol_errors_max: Some(limits::PROTOCOL_ERRORS_MAX_DEFAULT),
             connection_timeout: Some(limits::CONNECTION_TIMEOUT_DEFAULT),
             inactivity_timeout: Some(limits::INACTIVITY_TIMEOUT_DEFAULT),
+            ..Profile::default()
         },
         client: [192, 0, 2, 1].into(),
         accepted_domains: AcceptedDomains::from_iter(["example.org".parse().expect("a domain")]),

@@ -1,0 +1,153 @@
+//! Who is let in: the checks before the banner, in their order, and the counts they are made with.
+
+use super::blocks::DynamicBlocks;
+use super::ranges::AddressRanges;
+use super::source::{SourceHasher, canonical};
+use super::table::{ConnectionCounter, ConnectionTable, RateTable, Slot, SlotCount};
+use crate::smtp::reply::Reply;
+use crate::smtp::server::Role;
+use std::net::IpAddr;
+
+/// The rules of a binding that concern who may connect.
+#[derive(Clone, Debug, Default)]
+pub struct BindingRules {
+    /// The server's role there: block lists are a gateway's.
+    pub role: Role,
+    /// The only addresses that may use it; `None`: all.
+    pub allow: Option<AddressRanges>,
+}
+
+/// The facts that are the same for everybody who connects at the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Door<'a> {
+    /// The binding.
+    pub rules: &'a BindingRules,
+    /// Addresses that are always blocked.
+    pub blocked: &'a AddressRanges,
+    /// Addresses that are blocked for some time.
+    pub blocked_for_a_time: &'a DynamicBlocks,
+    /// Memory or the spool's disk is below its watermark.
+    pub resources_short: bool,
+    /// The steady clock of the block list's expiries.
+    pub now_ms: u64,
+}
+
+impl Door<'_> {
+    /// The reply that a client is refused with by its address or for want of resources, if it is.
+    /// What is counted comes after these: [`Sources::try_connect`].
+    ///
+    //= [MS-OXSMTP] 3.2.7 IPAddressNotAllowed, BindingNotConfigured, OutOfResources: in this order.
+    #[must_use]
+    pub fn refusal(&self, client: IpAddr) -> Option<Reply> {
+        let client = canonical(client);
+        let lists_apply = self.rules.role == Role::Gateway;
+        if lists_apply && self.blocked.contains(client) {
+            Some(Reply::BlockedSource)
+        } else if lists_apply && self.blocked_for_a_time.contains(client, self.now_ms) {
+            Some(Reply::BlockedSourceForATime)
+        } else if self.rules.allow.as_ref().is_some_and(|allowed| !allowed.contains(client)) {
+            Some(Reply::NotConfigured)
+        } else if self.resources_short {
+            Some(Reply::OutOfResources)
+        } else {
+            None
+        }
+    }
+}
+
+/// The shared tables, and what makes an address a source. 0 as a cap is unlimited.
+#[derive(Debug)]
+pub struct Sources {
+    hasher: SourceHasher,
+    connections: ConnectionCounter,
+    per_source: ConnectionTable,
+    rates: RateTable,
+}
+
+impl Sources {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new(slots: SlotCount, ipv6_prefix: u8) -> Self {
+        Sources {
+            hasher: SourceHasher::new(slots, ipv6_prefix),
+            connections: ConnectionCounter::new(),
+            per_source: ConnectionTable::new(slots),
+            rates: RateTable::new(slots),
+        }
+    }
+
+    /// Counts a connection, or says with which reply to refuse it. A place is owed one
+    /// [`Self::disconnect`].
+    ///
+    //= [MS-OXSMTP] 3.2.7 ConnectionCountExceeded, ConnectionCountPerSource: in this order.
+    pub fn try_connect(&self, client: IpAddr, total_max: u32, per_source_max: u32) -> Result<Slot, Reply> {
+        if !self.connections.try_acquire(total_max) {
+            return Err(Reply::TooManyConnections);
+        }
+        let source = self.hasher.slot(client);
+        if !self.per_source.try_acquire(source, per_source_max) {
+            self.connections.release();
+            return Err(Reply::TooManyConnectionsFromSource);
+        }
+        Ok(source)
+    }
+
+    /// A connection that was counted has ended.
+    pub fn disconnect(&self, source: Slot) {
+        self.per_source.release(source);
+        self.connections.release();
+    }
+
+    /// Counts one more message from this source, unless its rate is used up.
+    ///
+    //= [MS-OXSMTP] 3.2.7 MessageRateLimitExceeded
+    #[must_use]
+    pub fn try_count_message(&self, source: Slot, now_ms: u64, per_minute_max: u32) -> bool {
+        self.rates.try_count(source, now_ms, per_minute_max)
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.connections.current()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::parse_range;
+
+    fn ranges(items: &[&str]) -> AddressRanges {
+        items.iter().map(|item| parse_range(item).expect("a range")).collect()
+    }
+
+    #[test]
+    fn in_their_order() {
+        let blocked = ranges(&["192.0.2.0/24"]);
+        let mut for_a_time = DynamicBlocks::default();
+        for item in ["192.0.2.1", "198.51.100.0/24"] {
+            for_a_time.add(parse_range(item).expect("a range"), 1000).expect("room");
+        }
+        let allow = Some(ranges(&["203.0.113.1", "192.0.2.0/24", "198.51.100.1"]));
+        let gateway = BindingRules { role: Role::Gateway, allow: allow.clone() };
+        let relay = BindingRules { role: Role::Relay, allow };
+        let table = [
+            (&gateway, "192.0.2.1", 0, false, Some(Reply::BlockedSource)),
+            (&gateway, "::ffff:192.0.2.1", 0, true, Some(Reply::BlockedSource)),
+            (&gateway, "198.51.100.1", 999, true, Some(Reply::BlockedSourceForATime)),
+            (&gateway, "198.51.100.1", 1000, false, None),
+            (&gateway, "198.51.100.2", 1000, true, Some(Reply::NotConfigured)),
+            (&gateway, "203.0.113.1", 0, true, Some(Reply::OutOfResources)),
+            (&gateway, "203.0.113.1", 0, false, None),
+            (&relay, "192.0.2.1", 0, false, None),
+            (&relay, "198.51.100.1", 0, true, Some(Reply::OutOfResources)),
+            (&relay, "198.51.100.2", 0, true, Some(Reply::NotConfigured)),
+        ];
+        for (rules, client, now_ms, resources_short, expected) in table {
+            let door = Door { rules, blocked: &blocked, blocked_for_a_time: &for_a_time, resources_short, now_ms };
+            let client = client.parse().expect("an address");
+            assert_eq!(door.refusal(client), expected, "{:?} {client} {now_ms} {resources_short}", rules.role);
+        }
+    }
+}
