@@ -1,13 +1,16 @@
 //! The shared tables under every interleaving, by loom.
 //!
-//! `src/policy/table.rs` is compiled here a second time, with this file's `atomic` in the place of
-//! the crate's own: loom's atomics, which let a model choose each load, store and exchange. The
+//! `src/policy/table.rs` and `marks.rs` are compiled here a second time, with this file's `atomic`
+//! in the place of the crate's own: loom's atomics, which let a model choose each load, store and exchange. The
 //! models run in plain `cargo test`. Where three threads would make the choices too many, the
 //! preemptions per run are bounded (two find nearly all faults of this kind).
 
 #[allow(dead_code, reason = "the models use a part of the tables")]
 #[path = "../src/policy/table.rs"]
 mod table;
+
+#[path = "../src/policy/marks.rs"]
+mod marks;
 
 /// Stands for `src/policy/atomic.rs`.
 mod atomic {
@@ -20,8 +23,10 @@ mod atomic {
     }
 }
 
+use gatepost::limits;
 use loom::sync::Arc;
 use loom::thread;
+use marks::{Fingerprint, TarpitMarks};
 use table::{ConnectionCounter, ConnectionTable, RateTable, Slot, SlotCount};
 
 const SLOT: Slot = Slot::new(1);
@@ -29,6 +34,11 @@ const WINDOW_MS: u32 = 10;
 
 fn slots() -> SlotCount {
     SlotCount::new(SlotCount::MIN).expect("a count")
+}
+
+/// The source whose hash has these highest bits.
+fn source(high: u64) -> Fingerprint {
+    Fingerprint::of_hash(high << 40)
 }
 
 /// Runs `model` under every interleaving of at most `preemptions` preemptions.
@@ -179,4 +189,62 @@ fn at_the_edge_with_clocks_that_differ() {
             assert_eq!(admitted[0] + admitted[1], cap);
         });
     }
+}
+
+/// Two connections of a marked source are admitted at once: one of them waits.
+#[test]
+fn of_two_that_take_a_mark_one_gets_it() {
+    loom::model(|| {
+        let marks = Arc::new(TarpitMarks::new(slots()));
+        marks.mark(SLOT, source(1), 0);
+        let taken = on_two_threads({
+            let marks = Arc::clone(&marks);
+            move |_| marks.take(SLOT, source(1), 1)
+        });
+        assert!(taken[0] ^ taken[1], "{taken:?}");
+    });
+}
+
+/// Two take while a third marks anew: never more than were set, and the new mark, if nobody took
+/// it, is there for the next connection.
+#[test]
+fn no_mark_is_taken_twice_or_lost() {
+    loom::model(|| {
+        let marks = Arc::new(TarpitMarks::new(slots()));
+        marks.mark(SLOT, source(1), 0);
+        let marker = {
+            let marks = Arc::clone(&marks);
+            thread::spawn(move || marks.mark(SLOT, source(1), 5))
+        };
+        let taken = on_two_threads({
+            let marks = Arc::clone(&marks);
+            move |_| marks.take(SLOT, source(1), 6)
+        });
+        marker.join().expect("a mark");
+        let left = marks.take(SLOT, source(1), 6);
+        let taken: u32 = [taken[0], taken[1], left].map(u32::from).into_iter().sum();
+        // One if the new mark was set over the old one, two if it came after that was taken.
+        assert!(taken == 1 || taken == 2, "{taken}");
+        assert!(!marks.take(SLOT, source(1), 6));
+    });
+}
+
+/// A mark of another source in the same slot, set at any moment, makes nobody else wait.
+#[test]
+fn a_neighbour_is_not_taken_for_the_marked() {
+    loom::model(|| {
+        let marks = Arc::new(TarpitMarks::new(slots()));
+        marks.mark(SLOT, source(1), 0);
+        let marker = {
+            let marks = Arc::clone(&marks);
+            thread::spawn(move || marks.mark(SLOT, source(2), 5))
+        };
+        let taken = on_two_threads({
+            let marks = Arc::clone(&marks);
+            move |thread| marks.take(SLOT, source(1 + 2 * thread as u64), 6)
+        });
+        marker.join().expect("a mark");
+        assert!(!taken[1], "a third source");
+        assert!(marks.take(SLOT, source(2), 6), "the newest stays until its source takes it");
+    });
 }

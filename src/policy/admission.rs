@@ -1,9 +1,10 @@
 //! Who is let in: the checks before the banner, in their order, and the counts they are made with.
 
 use super::blocks::DynamicBlocks;
+use super::marks::TarpitMarks;
 use super::ranges::AddressRanges;
-use super::source::{SourceHasher, canonical};
-use super::table::{ConnectionCounter, ConnectionTable, RateTable, Slot, SlotCount};
+use super::source::{Source, SourceHasher, canonical};
+use super::table::{ConnectionCounter, ConnectionTable, RateTable, SlotCount};
 use crate::smtp::reply::Reply;
 use crate::smtp::server::Role;
 use std::net::IpAddr;
@@ -62,6 +63,7 @@ pub struct Sources {
     connections: ConnectionCounter,
     per_source: ConnectionTable,
     rates: RateTable,
+    marks: TarpitMarks,
 }
 
 impl Sources {
@@ -73,6 +75,7 @@ impl Sources {
             connections: ConnectionCounter::new(),
             per_source: ConnectionTable::new(slots),
             rates: RateTable::new(slots),
+            marks: TarpitMarks::new(slots),
         }
     }
 
@@ -80,12 +83,12 @@ impl Sources {
     /// [`Self::disconnect`].
     ///
     //= [MS-OXSMTP] 3.2.7 ConnectionCountExceeded, ConnectionCountPerSource: in this order.
-    pub fn try_connect(&self, client: IpAddr, total_max: u32, per_source_max: u32) -> Result<Slot, Reply> {
+    pub fn try_connect(&self, client: IpAddr, total_max: u32, per_source_max: u32) -> Result<Source, Reply> {
         if !self.connections.try_acquire(total_max) {
             return Err(Reply::TooManyConnections);
         }
-        let source = self.hasher.slot(client);
-        if !self.per_source.try_acquire(source, per_source_max) {
+        let source = self.hasher.source(client);
+        if !self.per_source.try_acquire(source.slot, per_source_max) {
             self.connections.release();
             return Err(Reply::TooManyConnectionsFromSource);
         }
@@ -93,8 +96,8 @@ impl Sources {
     }
 
     /// A connection that was counted has ended.
-    pub fn disconnect(&self, source: Slot) {
-        self.per_source.release(source);
+    pub fn disconnect(&self, source: Source) {
+        self.per_source.release(source.slot);
         self.connections.release();
     }
 
@@ -102,8 +105,22 @@ impl Sources {
     ///
     //= [MS-OXSMTP] 3.2.7 MessageRateLimitExceeded
     #[must_use]
-    pub fn try_count_message(&self, source: Slot, now_ms: u64, per_minute_max: u32) -> bool {
-        self.rates.try_count(source, now_ms, per_minute_max)
+    pub fn try_count_message(&self, source: Source, now_ms: u64, per_minute_max: u32) -> bool {
+        self.rates.try_count(source.slot, now_ms, per_minute_max)
+    }
+
+    /// A command of this source was refused: its next banner is to be late.
+    ///
+    //= [MS-OXSMTP] 3.2.7 Tarpit
+    pub fn mark(&self, source: Source, now_ms: u64) {
+        self.marks.mark(source.slot, source.fingerprint, now_ms);
+    }
+
+    /// Whether this source's banner is to be late: once after [`Self::mark`], and only for
+    /// [`TARPIT_MARK_MS`](crate::limits::TARPIT_MARK_MS).
+    #[must_use]
+    pub fn take_mark(&self, source: Source, now_ms: u64) -> bool {
+        self.marks.take(source.slot, source.fingerprint, now_ms)
     }
 
     /// Connections now.
@@ -120,6 +137,19 @@ mod tests {
 
     fn ranges(items: &[&str]) -> AddressRanges {
         items.iter().map(|item| parse_range(item).expect("a range")).collect()
+    }
+
+    #[test]
+    fn a_marked_source_is_late_once() {
+        let sources = Sources::new(SlotCount::new(SlotCount::MIN).expect("a count"), 64);
+        let connect = |client: &str| sources.try_connect(client.parse().expect("an address"), 0, 0).expect("a place");
+        let (marked, other) = (connect("2001:db8::1"), connect("2001:db8:0:1::1"));
+        sources.mark(marked, 1000);
+        sources.disconnect(marked);
+        assert!(!sources.take_mark(other, 1001));
+        let returned = connect("2001:db8::2");
+        assert!(sources.take_mark(returned, 1001), "of the same network");
+        assert!(!sources.take_mark(returned, 1001));
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Decisions: facts in, verdict out.
 //!
 //! What lives here: who counts as one source (`source`), how many connections and messages a
-//! source has had (`table`), which domains are ours and what is kept by domain (`domains`), which
-//! addresses a list names (`ranges`) and for how long (`blocks`), who is let in (`admission`), and
-//! the verdicts made of these (`verdict`). The protocol asks; the shard brings
-//! the facts and carries the answer back.
+//! source has had (`table`), whose next banner is to be late (`marks`), which domains are ours and
+//! what is kept by domain (`domains`), which addresses a list names (`ranges`) and for how long
+//! (`blocks`), who is let in (`admission`), and the verdicts made of these (`verdict`). The
+//! protocol asks; the shard brings the facts and carries the answer back.
 //!
 //! What it may use: `smtp` and `limits`. No socket, no file, no clock and no configuration: the
-//! time is an argument in milliseconds, lists arrive as text or as parsed items. `table` and
-//! `atomic` use nothing of this crate, because the loom models in `tests/loom_tables.rs` compile
-//! `table.rs` a second time, over loom's atomics.
+//! time is an argument in milliseconds, lists arrive as text or as parsed items. `table`, `marks`
+//! and `atomic` use nothing of this crate but `limits`, because the loom models in
+//! `tests/loom_tables.rs` compile `table.rs` and `marks.rs` a second time, over loom's atomics.
 //!
 //! On failure: parsing an operator's item returns an error that names the item, and nothing is
 //! built from a list with a bad item in it. A decision cannot fail, and costs the same few memory
@@ -21,11 +21,14 @@ pub(crate) mod atomic;
 mod blocks;
 mod domains;
 mod list_file;
+mod marks;
 mod ranges;
 mod source;
 mod table;
 mod verdict;
 
+#[cfg(test)]
+mod marks_tests;
 #[cfg(test)]
 mod table_tests;
 
@@ -33,7 +36,8 @@ pub use admission::{BindingRules, Door, Sources};
 pub use blocks::{BlocksFull, DynamicBlocks};
 pub use domains::{AcceptedDomains, DomainError, DomainFault, DomainMap, DomainPattern};
 pub use list_file::{LineError, parse_list_file};
+pub use marks::{Fingerprint, TarpitMarks};
 pub use ranges::{AddressRanges, RangeError, parse_range};
-pub use source::{SourceHasher, canonical};
+pub use source::{Source, SourceHasher, canonical};
 pub use table::{ConnectionCounter, ConnectionTable, RATE_WINDOW_MS, RateTable, Slot, SlotCount, SlotCountError};
 pub use verdict::{RecipientVerdict, recipient};

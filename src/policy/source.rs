@@ -1,5 +1,6 @@
 //! Who counts as one source: an address, or the network it stands for, and its slot.
 
+use super::marks::Fingerprint;
 use super::table::{Slot, SlotCount};
 use ahash::RandomState;
 use std::net::IpAddr;
@@ -12,7 +13,16 @@ pub const fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-/// Turns a client's address into its [`Slot`].
+/// What the tables know of a source: where it is counted, and what tells it from the others there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Its place in the tables.
+    pub slot: Slot,
+    /// Its own, as far as 24 bits go.
+    pub fingerprint: Fingerprint,
+}
+
+/// Turns a client's address into its [`Source`].
 ///
 /// A source is one IPv4 address, or one IPv6 network of `--ipv6-prefix` bits: a site is delegated
 /// 2^64 IPv6 addresses or more, and must not be that many sources. Prefix 0 makes all of IPv6 one
@@ -52,15 +62,22 @@ impl SourceHasher {
     /// The slot of a client's address.
     #[must_use]
     pub fn slot(&self, ip: IpAddr) -> Slot {
+        self.source(ip).slot
+    }
+
+    /// The source that a client's address belongs to.
+    #[must_use]
+    pub fn source(&self, ip: IpAddr) -> Source {
         // IPv4 hashes in its mapped form. No IPv6 source can equal it: clearing low bits of an
         // address outside ::ffff:0:0/96 never yields one inside.
-        let source = match canonical(ip) {
+        let network = match canonical(ip) {
             IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
             IpAddr::V6(ip) => ip.to_bits() & self.ipv6_mask,
         };
+        let hash = self.keys.hash_one(network);
         let mask = u64::from(self.slots.get() - 1);
         // At most 2^26 slots: the masked hash fits.
-        Slot::new((self.keys.hash_one(source) & mask) as u32)
+        Source { slot: Slot::new((hash & mask) as u32), fingerprint: Fingerprint::of_hash(hash) }
     }
 }
 
@@ -113,8 +130,9 @@ mod tests {
         ];
         for (prefix, one, other, same) in table {
             let hasher = hasher(prefix);
-            let slots = (hasher.slot(ip(one)), hasher.slot(ip(other)));
-            assert_eq!(slots.0 == slots.1, same, "/{prefix} {one} {other}");
+            let [one, other] = [one, other].map(|text| hasher.source(ip(text)));
+            assert_eq!(one.slot == other.slot, same, "/{prefix} {one:?} {other:?}");
+            assert_eq!(one.fingerprint == other.fingerprint, same, "/{prefix} {one:?} {other:?}");
         }
     }
 
@@ -130,6 +148,17 @@ mod tests {
         ];
         assert_ne!(slots[0], slots[1]);
         assert_eq!(slots[2], slots[3]);
+    }
+
+    /// Sources that meet in a slot are told apart: a fingerprint has no bits of the slot.
+    #[test]
+    fn fingerprints_differ_within_a_slot() {
+        let hasher = SourceHasher::with_seeds(SlotCount::new(SlotCount::MIN).expect("a count"), 64, [1, 2, 3, 4]);
+        let sources = (0..100_000).map(|n| hasher.source(Ipv4Addr::from_bits(n).into()));
+        let of_one_slot: Vec<Source> = sources.filter(|source| source.slot == Slot::new(5)).collect();
+        let fingerprints: HashSet<_> = of_one_slot.iter().map(|source| source.fingerprint).collect();
+        // About 98; any two are the same with a chance of 2^-24.
+        assert!(of_one_slot.len() > 50 && fingerprints.len() == of_one_slot.len(), "{}", of_one_slot.len());
     }
 
     /// Neighbouring addresses spread as chance would have it: n balls in m bins leave
@@ -153,7 +182,7 @@ mod tests {
             let (one, other) = (Ipv6Addr::from_bits(bits), Ipv6Addr::from_bits(bits ^ host));
             prop_assume!(one.to_ipv4_mapped().is_none() && other.to_ipv4_mapped().is_none());
             let hasher = hasher(prefix);
-            prop_assert_eq!(hasher.slot(one.into()), hasher.slot(other.into()));
+            prop_assert_eq!(hasher.source(one.into()), hasher.source(other.into()));
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct SlotCount(u32);
 impl SlotCount {
     /// Fewest slots, 2^10. With fewer, sources share slots too often for caps to be fair.
     pub const MIN: u32 = 1 << 10;
-    /// Most slots, 2^26: 768 MB of address space for both tables.
+    /// Most slots, 2^26: 1280 MB of address space for the three tables.
     pub const MAX: u32 = 1 << 26;
 
     /// `slots` as a count of slots, if it is one.
@@ -88,7 +88,7 @@ impl Slot {
     }
 
     /// The word of `table` that is this slot's; lengths are powers of two ([`SlotCount`]).
-    fn of<T>(self, table: &[T]) -> &T {
+    pub(super) fn of<T>(self, table: &[T]) -> &T {
         &table[self.0 as usize & (table.len() - 1)]
     }
 }

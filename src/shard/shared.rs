@@ -3,7 +3,7 @@
 use crate::config::{Config, Host, Limits, NextHopAddress};
 use crate::delivery::{Availability, NextHopId, NextHopState};
 use crate::limits::NEXT_HOP_CROWDED_MS;
-use crate::policy::{BindingRules, Door, DynamicBlocks, Slot, Sources};
+use crate::policy::{BindingRules, Door, DynamicBlocks, Source, Sources};
 use crate::smtp::reply::Reply;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
@@ -216,7 +216,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
-    source: Slot,
+    source: Source,
 }
 
 impl Permit {
