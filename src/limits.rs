@@ -111,6 +111,8 @@ pub const ACCEPT_BATCH_MAX: usize = 64;
 pub const LINGER_MAX_MS: u64 = 1000;
 /// Most sockets being drained per shard; beyond it the socket is closed at once.
 pub const LINGERING_MAX: usize = 256;
+/// Most connections per shard whose refusal is held back; beyond it refusals are given at once.
+pub const LATE_REFUSALS_MAX: usize = 256;
 /// Pause of a listener after accept failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Descriptors a shard needs besides its sessions: rings, epoll, segments, spill files.

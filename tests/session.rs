@@ -107,7 +107,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         // What leads to a message, so that most lists store some.
         25 => transaction(),
         8 => content().prop_map(|content| vec![Op::Content(content)]),
-        4 => (any::<bool>(), vec(any::<u8>(), 0..40)).prop_map(|(last, octets)| vec![Op::Chunk { last, octets }]),
+        6 => chunk().prop_map(|chunk| vec![chunk]),
+        12 => chunks(),
         2 => vec(select(b"\r\n.\0 MAILQUIT:<>@".to_vec()), 0..60).prop_map(|octets| vec![Op::Octets(octets)]),
         6 => (0..90_000_u64).prop_map(|ms| vec![Op::Pass(Duration::from_millis(ms))]),
         3 => (any::<bool>(), select(vec![0_u64, 0, 30, 500])).prop_map(|(fails, seconds)| {
@@ -127,6 +128,27 @@ fn transaction() -> impl Strategy<Value = Vec<Op>> {
         lines.push("DATA".to_owned());
         let lines = lines.into_iter().map(|line| Op::Line(format!("{line}\r\n").into_bytes()));
         lines.chain([Op::Content(content)]).collect()
+    })
+}
+
+fn chunk() -> impl Strategy<Value = Op> {
+    (any::<bool>(), vec(any::<u8>(), 0..40)).prop_map(|(last, octets)| Op::Chunk { last, octets })
+}
+
+/// A message in chunks, perhaps with something between them.
+fn chunks() -> impl Strategy<Value = Vec<Op>> {
+    let between = prop_oneof![4 => Just(None), 1 => line().prop_map(Some)];
+    let binary = select(vec!["", " BODY=BINARYMIME", " BODY=8BITMIME"]);
+    (binary, path(), vec((chunk(), between), 1..4)).prop_map(|(body, path, pieces)| {
+        let lines =
+            [format!("EHLO client.example\r\nMAIL FROM:<a@example.com>{body}\r\n"), format!("RCPT TO:{path}\r\n")];
+        let mut ops: Vec<Op> =
+            lines.concat().split_inclusive("\r\n").map(|line| Op::Line(line.as_bytes().to_vec())).collect();
+        for (chunk, line) in pieces {
+            ops.push(chunk);
+            ops.extend(line.map(Op::Line));
+        }
+        ops
     })
 }
 
@@ -158,6 +180,7 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         " SIZE=10",
         " SIZE=99999999999999999999",
         " BODY=8BITMIME",
+        " BODY=BINARYMIME",
         " X=",
         " FOO",
         " RET=HDRS ENVID=x",
@@ -278,7 +301,13 @@ fn assert_known(reply: &str) {
     let banner = reply == format!("220 {HOSTNAME} ESMTP Gatepost ready");
     let hello = reply.starts_with(&format!("250-{HOSTNAME} Hello [192.0.2.1]\n250-SIZE "))
         || reply == format!("250 {HOSTNAME} Hello [192.0.2.1]");
-    assert!(fixed || banner || hello || queued_id(reply).is_some(), "{reply}");
+    let chunk = reply.strip_prefix("250 2.6.0 CHUNK received OK, ").and_then(|rest| rest.strip_suffix(" octets"));
+    let chunk = chunk.is_some_and(|octets| octets.parse::<u64>().is_ok());
+    assert!(fixed || banner || hello || chunk || queued_id(reply).is_some(), "{reply}");
+}
+
+fn chunk_reply(octets: usize) -> String {
+    format!("250 2.6.0 CHUNK received OK, {octets} octets")
 }
 
 /// The id in an acknowledgement.
@@ -287,8 +316,10 @@ fn queued_id(reply: &str) -> Option<&str> {
     (!id.contains(' ')).then_some(id)
 }
 
+/// Whether no reply with this text lets the session go on.
 fn is_last(reply: &str) -> bool {
-    Reply::ALL.iter().any(|row| row.text() == reply && row.row().after == After::Close && *row != Reply::InvalidChunk)
+    let mut rows = Reply::ALL.iter().filter(|row| row.text() == reply).peekable();
+    rows.peek().is_some() && rows.all(|row| row.row().after == After::Close)
 }
 
 fn scripted(verdicts: Vec<Verdict>) -> Policy {
@@ -316,6 +347,8 @@ struct Client {
     said: Vec<String>,
     /// RCPTs accepted since MAIL was.
     accepted: usize,
+    /// The chunks accepted since then.
+    chunks: Vec<u8>,
     events: Vec<Event>,
     /// Whether the commands so far can be counted: octets of any kind were not sent.
     counts: bool,
@@ -324,9 +357,16 @@ struct Client {
 
 impl Client {
     fn connect(profile: Profile, verdicts: Vec<Verdict>) -> Self {
-        let driver = Driver::connect(profile, [192, 0, 2, 1].into(), Instant::now(), scripted(verdicts));
-        let mut client =
-            Client { driver, said: Vec::new(), accepted: 0, events: Vec::new(), counts: true, draining: false };
+        let driver = Driver::connect(profile, [192, 0, 2, 1].into(), false, Instant::now(), scripted(verdicts));
+        let mut client = Client {
+            driver,
+            said: Vec::new(),
+            accepted: 0,
+            chunks: Vec::new(),
+            events: Vec::new(),
+            counts: true,
+            draining: false,
+        };
         client.hear();
         client
     }
@@ -354,7 +394,10 @@ impl Client {
             assert!(count == usize::from(open) || farewell, "{count} replies to {}", input.escape_ascii());
         }
         match self.said.get(before).map(String::as_str) {
-            Some("250 2.1.0 Sender OK") => self.accepted = 0,
+            Some("250 2.1.0 Sender OK") => {
+                self.accepted = 0;
+                self.chunks.clear();
+            }
             Some("250 2.1.5 Recipient OK") => self.accepted += 1,
             _ => {}
         }
@@ -374,7 +417,7 @@ impl Client {
                     let mut input =
                         format!("BDAT {}{}\r\n", octets.len(), if *last { " LAST" } else { "" }).into_bytes();
                     input.extend_from_slice(octets);
-                    self.send(&input);
+                    self.send_chunk(&input, octets);
                 }
             }
             Op::Content(content) => {
@@ -395,6 +438,26 @@ impl Client {
                 let count = self.hear();
                 assert!(count == 0 || self.driver.is_closed(), "a reply to nothing");
             }
+        }
+    }
+
+    fn send_chunk(&mut self, input: &[u8], octets: &[u8]) {
+        let before = (self.driver.stored().len(), self.said.len());
+        self.send(input);
+        if !self.counts {
+            return;
+        }
+        let reply = self.said.get(before.1);
+        if reply.is_some_and(|reply| *reply == chunk_reply(octets.len()) || queued_id(reply).is_some()) {
+            self.chunks.extend_from_slice(octets);
+        }
+        let id = reply.and_then(|reply| queued_id(reply));
+        let stored = &self.driver.stored()[before.0..];
+        assert_eq!(id, stored.first().map(|stored| stored.id.text()).as_ref().map(|id| id.as_str()));
+        if let [stored] = stored {
+            assert_eq!(stored.content, self.chunks, "{}", input.escape_ascii());
+            assert_eq!(stored.envelope().recipient_count(), self.accepted);
+            assert!(self.accepted > 0);
         }
     }
 
@@ -435,7 +498,7 @@ fn run_again(
     sizes: &[usize],
 ) -> (Vec<u8>, Vec<Stored>, bool) {
     let client = [192, 0, 2, 1].into();
-    let mut driver = Driver::connect(profile.clone(), client, Instant::now(), scripted(verdicts.to_vec()));
+    let mut driver = Driver::connect(profile.clone(), client, false, Instant::now(), scripted(verdicts.to_vec()));
     let mut pending = Vec::new();
     let mut sizes = sizes.iter().cycle();
     let mut send = |driver: &mut Driver, pending: &mut Vec<u8>| {

@@ -78,7 +78,7 @@ impl<'t> Run<'t> {
         Run {
             transcript,
             arrival,
-            driver: Driver::connect(settings.profile.clone(), settings.client, now, policy),
+            driver: Driver::connect(settings.profile.clone(), settings.client, settings.is_marked, now, policy),
             pending: Vec::new(),
             sent: 0,
             expected: Vec::new(),
@@ -241,7 +241,11 @@ fn written(stored: &StoredEnvelope<'_>) -> Envelope {
     Envelope {
         from: text(stored.reverse_path()),
         to: recipients.collect(),
-        eight_bit: stored.body_type() == BodyType::EightBitMime,
+        body: match stored.body_type() {
+            BodyType::SevenBit => None,
+            BodyType::EightBitMime => Some("8BITMIME".to_owned()),
+            BodyType::BinaryMime => Some("BINARYMIME".to_owned()),
+        },
         ret: stored.ret().map(|ret| ret.as_str().to_owned()),
         envid: stored.envid().map(text),
     }

@@ -129,6 +129,7 @@ fn list(spool: &Path, json: bool, out: &mut impl Write) -> Result<(), Failure> {
                 body: match envelope.body_type() {
                     BodyType::SevenBit => "7BIT",
                     BodyType::EightBitMime => "8BITMIME",
+                    BodyType::BinaryMime => "BINARYMIME",
                 },
                 client: text(envelope.client()),
                 helo: text(envelope.hello()),

@@ -259,7 +259,8 @@ fn extensions(disabled: &[String]) -> Result<Extensions, ConfigError> {
     for name in disabled {
         match name.to_ascii_uppercase().as_str() {
             "PIPELINING" => extensions.pipelining = false,
-            "8BITMIME" => extensions.eight_bit_mime = false,
+            // BODY= is 8BITMIME's: without it, BINARYMIME cannot be asked for.
+            "8BITMIME" => (extensions.eight_bit_mime, extensions.binary_mime) = (false, false),
             "BINARYMIME" => extensions.binary_mime = false,
             "CHUNKING" => (extensions.chunking, extensions.binary_mime) = (false, false),
             // Not offered by this version in any case.

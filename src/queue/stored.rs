@@ -70,7 +70,7 @@ pub fn encode_envelope(out: &mut Vec<u8>, message: &NewMessage<'_>) {
             put(out, TAG_ORCPT, orcpt);
         }
     }
-    put(out, TAG_BODY_TYPE, &[u8::from(envelope.body_type() == BodyType::EightBitMime)]);
+    put(out, TAG_BODY_TYPE, &[body_type_number(envelope.body_type())]);
     put(out, TAG_HELLO, message.hello);
     put(out, TAG_CLIENT, b"");
     let value = out.len();
@@ -91,6 +91,14 @@ pub fn envelope_octets(message: &NewMessage<'_>) -> usize {
     // RET and the body type, an octet each.
     let fixed = 2 * (FIELD_OCTETS + 1) + FIELD_OCTETS + CLIENT_MAX_OCTETS;
     fixed + field(Some(envelope.reverse_path())) + field(envelope.envid()) + field(Some(message.hello)) + recipients
+}
+
+fn body_type_number(body_type: BodyType) -> u8 {
+    match body_type {
+        BodyType::SevenBit => 0,
+        BodyType::EightBitMime => 1,
+        BodyType::BinaryMime => 2,
+    }
 }
 
 fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
@@ -120,6 +128,7 @@ impl<'a> StoredEnvelope<'a> {
         let body_type = match fields.take(TAG_BODY_TYPE)? {
             [0] => BodyType::SevenBit,
             [1] => BodyType::EightBitMime,
+            [2] => BodyType::BinaryMime,
             _ => return None,
         };
         let hello = fields.take(TAG_HELLO)?;
@@ -349,7 +358,7 @@ mod tests {
             recipient.notify.iter().for_each(|notify| put(&mut again, 8, &[notify.bits()]));
             recipient.orcpt.iter().for_each(|orcpt| put(&mut again, 9, orcpt));
         }
-        put(&mut again, 3, &[u8::from(stored.body_type() == BodyType::EightBitMime)]);
+        put(&mut again, 3, &[body_type_number(stored.body_type())]);
         put(&mut again, 5, stored.hello());
         put(&mut again, 4, stored.client());
         assert_eq!(again, octets);

@@ -33,7 +33,7 @@ struct Inbound {
     context: Rc<Context>,
     profile: Rc<Profile>,
     client: IpAddr,
-    /// Given back before the last reply leaves, and before the socket closes (it stands before the
+    /// Given back just before the last reply leaves, and before the socket closes (it stands before the
     /// connection): a client that reconnects must not meet its own ghost.
     permit: Option<Permit>,
     connection: Connection,
@@ -59,7 +59,11 @@ pub fn serve(
     client: IpAddr,
     permit: Permit,
 ) -> impl Future<Output = ()> {
-    let session = Session::new(profile.clone(), client, context.net.now());
+    let now = context.net.now();
+    let mut session = Session::new(profile.clone(), client, now);
+    if profile.tarpit.is_some() && permit.take_mark(now) {
+        session.hold_banner();
+    }
     Box::new(Inbound {
         context,
         profile,
@@ -85,8 +89,10 @@ impl Inbound {
             for reply in self.session.take_refusals() {
                 self.context.metrics.count_refusal(reply);
             }
-            if matches!(turn, Some(Turn::Close)) {
-                self.permit = None;
+            if self.session.take_tarpitted()
+                && let Some(permit) = &self.permit
+            {
+                permit.mark(self.context.net.now());
             }
             if !self.flush().await {
                 if self.unsent_acknowledgement {
@@ -116,7 +122,7 @@ impl Inbound {
     /// Waits for input, or for something else that ends the wait, and takes a turn on it.
     async fn read(&mut self) -> Option<Turn> {
         loop {
-            if !self.session.replies().is_empty() {
+            if !self.session.replies().is_empty() || self.session.is_held() {
                 // The banner, or the replies of a turn that ended by itself.
                 return Some(if self.session.is_closed() { Turn::Close } else { Turn::Read });
             }
@@ -159,6 +165,7 @@ impl Inbound {
             Ok(None) => Some(None),
             Ok(Some(0)) | Err(_) => None,
             Ok(Some(octets)) => {
+                self.session.handle_input(context.net.now());
                 let input = &buffer[..start + octets];
                 let (consumed, turn) = self.turn(input);
                 self.left.clear();
@@ -294,25 +301,57 @@ impl Inbound {
         }
     }
 
-    /// Sends the replies; false when the connection is beyond use. A client that does not read
-    /// them is given until the session's next deadline.
+    /// Sends the replies, those that are held back when their time has come; false when the
+    /// connection is beyond use. A client that does not read them is given until the session's next
+    /// deadline.
     async fn flush(&mut self) -> bool {
-        while !self.session.replies().is_empty() {
-            match self.connection.write(self.session.replies()) {
-                Ok(Some(sent)) => self.session.replies_sent(sent),
-                Ok(None) => {
-                    let last = self.context.net.now() + Duration::from_millis(LINGER_MAX_MS);
-                    self.connection.set_deadline(self.session.next_deadline().or(Some(last)));
-                    match self.connection.writable().await {
-                        Ready::Socket => {}
-                        Ready::Deadline => return false,
-                        Ready::Bell if self.context.shared.stage() == Stage::Ending => return false,
-                        Ready::Bell => {}
-                    }
+        loop {
+            let is_held = self.session.is_held();
+            if self.session.is_closed() && !is_held {
+                self.permit = None;
+            }
+            while !self.session.replies().is_empty() {
+                if !self.write_some().await {
+                    return false;
                 }
-                Err(_) => return false,
+            }
+            if !is_held {
+                return true;
+            }
+            //= [MS-OXSMTP] 3.2.7 Tarpit: only this session waits, and its input is not read meanwhile.
+            self.connection.set_deadline(self.session.next_deadline());
+            match self.connection.held().await {
+                Ready::Deadline => self.session.handle_time(self.context.net.now()),
+                Ready::Bell if self.context.shared.stage() == Stage::Ending => {
+                    self.session.release(self.context.net.now());
+                }
+                Ready::Bell => {}
+                Ready::Socket => return false,
             }
         }
-        true
+    }
+
+    /// Sends some of the replies, or waits until that is possible; false when it never will be.
+    async fn write_some(&mut self) -> bool {
+        match self.connection.write(self.session.replies()) {
+            Ok(Some(sent)) => {
+                self.session.replies_sent(sent);
+                true
+            }
+            Ok(None) => {
+                let last = self.context.net.now() + Duration::from_millis(LINGER_MAX_MS);
+                self.connection.set_deadline(self.session.next_deadline().or(Some(last)));
+                match self.connection.writable().await {
+                    Ready::Socket => true,
+                    Ready::Deadline if self.session.is_held() => {
+                        self.session.handle_time(self.context.net.now());
+                        true
+                    }
+                    Ready::Deadline => false,
+                    Ready::Bell => self.context.shared.stage() != Stage::Ending,
+                }
+            }
+            Err(_) => false,
+        }
     }
 }

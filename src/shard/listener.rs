@@ -4,10 +4,10 @@ use super::Context;
 use super::inbound;
 use super::net::{Accepted, Connection, Listener, Ready};
 use super::shared::Stage;
-use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS};
+use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, LATE_REFUSALS_MAX};
 use crate::policy::BindingRules;
 use crate::smtp::reply::Reply;
-use crate::smtp::server::Profile;
+use crate::smtp::server::{Profile, Revision};
 use futures_lite::FutureExt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -76,9 +76,34 @@ fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, c
     });
 }
 
-/// Answers in place of the banner. The socket is new: the reply fits into its buffer.
-fn refuse(context: &Context, connection: Connection, client: IpAddr, reply: Reply) {
+/// Refuses a connection, at once or after the tarpit's interval.
+///
+//= [MS-OXSMTP] 4.0 3.2.7 Tarpit: IPAddressNotAllowed is answered late.
+fn refuse(context: &Rc<Context>, connection: Connection, client: IpAddr, reply: Reply) {
     context.metrics.count_refused_connection(reply);
+    let is_late = matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime)
+        && context.config.revision() == Revision::V4
+        && context.late_refusals.get() < LATE_REFUSALS_MAX;
+    let Some(interval) = context.config.tarpit().filter(|_| is_late) else {
+        return answer(connection, client, reply);
+    };
+    context.late_refusals.set(context.late_refusals.get() + 1);
+    let context = context.clone();
+    context.net.clone().spawn(async move {
+        connection.set_deadline(Some(context.net.now() + interval));
+        loop {
+            match connection.held().await {
+                Ready::Bell if context.shared.stage() == Stage::Serving => {}
+                Ready::Deadline | Ready::Bell => break answer(connection, client, reply),
+                Ready::Socket => break,
+            }
+        }
+        context.late_refusals.set(context.late_refusals.get() - 1);
+    });
+}
+
+/// Answers in place of the banner. The socket is new: the reply fits into its buffer.
+fn answer(connection: Connection, client: IpAddr, reply: Reply) {
     let mut line = Vec::with_capacity(256);
     reply.write(&mut line, client);
     // A peer that is gone already needs no reply.

@@ -81,6 +81,8 @@ struct Context {
     date: RefCell<(u64, String)>,
     sessions: Cell<usize>,
     listening: Cell<usize>,
+    /// Connections whose refusal is held back.
+    late_refusals: Cell<usize>,
 }
 
 /// Runs a shard on this thread until the process has drained. `ready` is called once it serves.
@@ -117,6 +119,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         date: RefCell::default(),
         sessions: Cell::new(0),
         listening: Cell::new(start.listeners.len()),
+        late_refusals: Cell::new(0),
     });
     for (listener, binding) in start.listeners.into_iter().zip(&context.config.bindings) {
         let listener = Listener::new(&net, listener.into())?;

@@ -225,6 +225,17 @@ impl Permit {
         let now_ms = self.shared.ms(now);
         self.shared.sources.try_count_message(self.source, now_ms, limits.message_rate_per_minute)
     }
+
+    /// A command of this source was refused, and the refusal is late: so is its next banner (E17).
+    pub fn mark(&self, now: Instant) {
+        self.shared.sources.mark(self.source, self.shared.ms(now));
+    }
+
+    /// Whether this connection's banner is to be late.
+    #[must_use]
+    pub fn take_mark(&self, now: Instant) -> bool {
+        self.shared.sources.take_mark(self.source, self.shared.ms(now))
+    }
 }
 
 impl Drop for Permit {

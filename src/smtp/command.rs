@@ -8,7 +8,7 @@ use crate::limits::NUMBER_MAX_DIGITS;
 
 /// The verbs this server knows, implemented or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "they are the verbs of RFC 5321, 3030, 3207 and 4954")]
+#[allow(missing_docs, reason = "they are the verbs of RFC 5321, 3030, 3207, 4954 and [MS-XEXCH50]")]
 pub enum Verb {
     Ehlo,
     Helo,
@@ -24,6 +24,7 @@ pub enum Verb {
     Quit,
     Auth,
     StartTls,
+    Xexch50,
     Unknown,
 }
 
@@ -60,6 +61,7 @@ fn verb(word: &[u8]) -> Verb {
             (b"HELP", Verb::Help),
             (b"AUTH", Verb::Auth),
         ],
+        7 => &[(b"XEXCH50", Verb::Xexch50)],
         8 => &[(b"STARTTLS", Verb::StartTls)],
         _ => &[],
     };

@@ -7,7 +7,7 @@ use super::address::Mailbox;
 use super::dsn::{Notify, Ret};
 use crate::limits::{ENVELOPE_MAX_OCTETS, KEPT_BUFFER_OCTETS};
 
-/// `BODY=` of MAIL (RFC 6152).
+/// `BODY=` of MAIL (RFC 6152, RFC 3030).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyType {
     /// Not given, or `7BIT`.
@@ -15,6 +15,8 @@ pub enum BodyType {
     SevenBit,
     /// `8BITMIME`.
     EightBitMime,
+    /// `BINARYMIME` (RFC 3030): octets that are no lines, for BDAT only.
+    BinaryMime,
 }
 
 /// What came with a reverse-path.

@@ -28,6 +28,7 @@ mod durable;
 pub mod encoder;
 pub mod envelope;
 pub mod header;
+pub mod header_scan;
 pub mod line;
 pub mod reply;
 pub mod server;

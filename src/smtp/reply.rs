@@ -4,6 +4,7 @@
 //! EHLO/HELO answers, 334 and 354 carry no enhanced code. Texts are those of [MS-OXSMTP] 4.0
 //! sections 3.2.5 and 3.2.7, exact to the byte. Handlers name a [`Reply`]; nobody else spells one.
 
+use super::server::Revision;
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -21,6 +22,8 @@ pub enum Weight {
 pub enum After {
     /// The session goes on.
     Stay,
+    /// The session goes on, but not by [MS-OXSMTP] 4.0.
+    CloseIn4,
     /// The reply is the session's last; it is half-closed and drained.
     Close,
 }
@@ -76,7 +79,7 @@ replies! {
     /// VRFY with an argument.
     CannotVerify = "252 2.1.5 Cannot VRFY user", None, Stay, None;
     /// HELP.
-    Help = "214 2.0.0 This is Gatepost; commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",
+    Help = "214 2.0.0 This is Gatepost; commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
         None, Stay, None;
     /// QUIT.
     Closing = "221 2.0.0 Service closing transmission channel", None, Close, None;
@@ -110,8 +113,16 @@ replies! {
     NeedRecipient = "503 5.5.2 Need rcpt command", ProtocolError, Stay, Some("need_recipient");
     /// The same, following only from refused recipients: no error of its own (E7).
     NeedRecipientAfterRefusal = "503 5.5.2 Need rcpt command", None, Stay, Some("need_recipient");
+    /// MAIL, RCPT or DATA after a chunk (C2, C13), DATA for what only chunks can carry (G1).
+    BadSequence = "503 5.5.1 Bad sequence of commands", ProtocolError, Stay, Some("bad_sequence");
+    /// The same, following only from a refused chunk: no error of its own (E7).
+    BadSequenceAfterFailure = "503 5.5.1 Bad sequence of commands", None, Stay, Some("bad_sequence");
 
-    // MAIL and RCPT (C5 to C19).
+    // MAIL and RCPT (C3 to C19).
+    /// The binding requires TLS, and the session has none (C3).
+    MustStartTls = "451 5.7.3 Must issue a STARTTLS command first", None, Stay, Some("tls_required");
+    /// The binding requires AUTH, and the client has not authenticated (C9).
+    NotAuthenticated = "530 5.7.1 Client was not authenticated", None, Stay, Some("authentication_required");
     /// MAIL without `FROM:`, RCPT without `TO:`.
     UnrecognizedParameter = "501 5.5.4 Unrecognized parameter", ProtocolError, Stay, Some("unrecognized_parameter");
     /// The reverse-path does not parse.
@@ -120,14 +131,22 @@ replies! {
     InvalidRecipient = "501 5.1.3 Invalid address", None, Stay, Some("invalid_recipient");
     /// An unqualified address and no `--default-domain` (C11): configuration, not a protocol error.
     CannotQualify = "501 5.5.4 Invalid arguments", None, Stay, Some("unqualified_address");
-    /// SIZE= at MAIL, or the data, exceeds the limit (E6).
-    MessageTooLarge = "552 5.3.4 Message size exceeds fixed maximum message size", None, Stay, Some("message_size");
+    /// SIZE= at MAIL exceeds the limit (E6).
+    SizeTooLarge = "552 5.3.4 Message size exceeds fixed maximum message size", None, Stay, Some("message_size");
+    /// The message exceeds the limit (E6).
+    MessageTooLarge = "552 5.3.4 Message size exceeds fixed maximum message size", None, CloseIn4, Some("message_size");
+    /// Its header does (E5).
+    HeaderTooLarge = "552 5.3.4 Header size exceeds fixed maximum size", None, CloseIn4, Some("header_size");
+    /// It was received too often, here or in all (E1, E2).
+    TooManyHops = "554 5.4.6 Hop count exceeded - possible mail loop", None, CloseIn4, Some("hop_count");
     /// Storage or memory is short (C6, E8, a failed commit).
     InsufficientResources = "452 4.3.1 Insufficient system resources", None, Stay, Some("resources");
     /// The recipient is neither accepted here nor may the client relay (C19).
     UnableToRelay = "550 5.7.1 Unable to relay", None, Stay, Some("relay_denied");
     /// More accepted recipients than the limit (C17); the transaction goes on.
-    TooManyRecipients = "452 4.5.3 Too many recipients", None, Stay, Some("too_many_recipients");
+    TooManyRecipients = "452 4.5.3 Too many recipients", None, CloseIn4, Some("too_many_recipients");
+    /// XEXCH50 of a client that has not authenticated (G7).
+    AuthenticateFirst = "504 5.7.4 Need to authenticate first", None, Stay, Some("authentication_required");
 
     // Events and timers (D, E): all end the session.
     /// MessageRateLimitExceeded (E4).
@@ -170,6 +189,20 @@ impl Reply {
         self.row().text
     }
 
+    /// Whether it is the session's last.
+    pub const fn closes(self, revision: Revision) -> bool {
+        match self.row().after {
+            After::Stay => false,
+            After::CloseIn4 => matches!(revision, Revision::V4),
+            After::Close => true,
+        }
+    }
+
+    /// Whether it says that a command has failed for good (RFC 5321 section 4.2.1).
+    pub const fn is_permanent(self) -> bool {
+        self.text().as_bytes()[0] == b'5'
+    }
+
     /// Appends the line with CRLF, as it is said to `client`.
     pub fn write(self, out: &mut Vec<u8>, client: IpAddr) {
         match self.text().split_once("{ip}") {
@@ -186,6 +219,12 @@ pub fn banner(out: &mut Vec<u8>, hostname: &str) {
     out.extend_from_slice(b"220 ");
     out.extend_from_slice(hostname.as_bytes());
     out.extend_from_slice(b" ESMTP Gatepost ready\r\n");
+}
+
+/// The acceptance of a chunk that is not the last: `250 2.6.0 CHUNK received OK, <n> octets`.
+pub fn chunk_received(out: &mut Vec<u8>, octets: u64) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "250 2.6.0 CHUNK received OK, {octets} octets\r\n");
 }
 
 /// The acceptance of a message: `250 2.6.0 <queue-id> Queued mail for delivery`.
@@ -210,7 +249,9 @@ mod tests {
             if code != "354" {
                 let (enhanced, words) = rest.split_once(' ').expect("an enhanced code");
                 assert_eq!(enhanced.split('.').count(), 3, "{text}");
-                assert_eq!(enhanced.as_bytes()[0], code.as_bytes()[0], "{text}");
+                // C3 is the document's own mixture.
+                let mixed = reply == &Reply::MustStartTls;
+                assert!(enhanced.as_bytes()[0] == code.as_bytes()[0] || mixed, "{text}");
                 assert!(!words.is_empty(), "{text}");
             }
             // RFC 5321 section 4.5.3.1.5: a reply line is at most 512 octets.
@@ -234,8 +275,13 @@ mod tests {
             let counted = row.weight == Weight::ProtocolError;
             let shaped =
                 row.text.starts_with('5') && (row.text[4..].starts_with("5.5.") || row.text[4..].starts_with("5.3.3"));
-            let excepted =
-                matches!(reply, Reply::NeedMailAfterRefusal | Reply::NeedRecipientAfterRefusal | Reply::CannotQualify);
+            let excepted = matches!(
+                reply,
+                Reply::NeedMailAfterRefusal
+                    | Reply::NeedRecipientAfterRefusal
+                    | Reply::BadSequenceAfterFailure
+                    | Reply::CannotQualify
+            );
             assert_eq!(counted, shaped && !excepted, "{}", row.text);
         }
     }
@@ -249,6 +295,10 @@ mod tests {
                 || matches!(reply, Reply::InactivityTimedOut | Reply::InvalidChunk | Reply::OutOfResources)
                 || matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime);
             assert_eq!(row.after == After::Close, closes, "{}", row.text);
+            assert_eq!(reply.closes(Revision::V13), closes, "{}", row.text);
+            let in_4 = ["452 4.5.3", "552 5.3.4", "554 5.4.6"].iter().any(|code| row.text.starts_with(code));
+            let at_mail = matches!(reply, Reply::SizeTooLarge);
+            assert_eq!(reply.closes(Revision::V4), closes || (in_4 && !at_mail), "{}", row.text);
         }
     }
 }

@@ -229,6 +229,11 @@ impl Connection {
         self.0.ready(|_| false).await
     }
 
+    /// The same, or until the connection is reset ([`Ready::Socket`]).
+    pub async fn held(&self) -> Ready {
+        self.0.ready(|slot| slot.is_dead).await
+    }
+
     /// What wakes the task that waits for this connection.
     pub fn nudge(&self) -> Nudge {
         Nudge { net: self.0.net.clone(), key: self.0.key }

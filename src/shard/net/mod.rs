@@ -81,6 +81,8 @@ struct Slot {
     readable: bool,
     /// EPOLLRDHUP or worse was seen: an end or an error waits behind the input.
     hung_up: bool,
+    /// EPOLLHUP or EPOLLERR was seen: both directions have ended.
+    is_dead: bool,
     writable: bool,
     expired: bool,
     rung: bool,
@@ -299,6 +301,7 @@ impl Net {
             generation,
             readable,
             hung_up: false,
+            is_dead: false,
             writable: true,
             expired: false,
             rung: false,
@@ -349,6 +352,9 @@ impl Inner {
             slot.hung_up = true;
             slot.readable = true;
             slot.writable = true;
+        }
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            slot.is_dead = true;
         }
         if flags.contains(EventFlags::IN) {
             slot.readable = true;

@@ -4,7 +4,7 @@ use super::tests::{TIMEOUTS, in_words, message, recipient};
 use super::*;
 use crate::smtp::envelope::BodyType;
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{self, Profile, Query, Verdict};
+use crate::smtp::server::{self, Extensions, Profile, Query, Verdict};
 use crate::smtp::{Durable, QueueId};
 
 struct Pair {
@@ -22,9 +22,18 @@ struct Pair {
 
 impl Pair {
     fn new(piece: usize) -> Self {
+        Self::with(piece, Extensions::default())
+    }
+
+    /// With a next hop that takes mail by DATA only.
+    fn without_chunking(piece: usize) -> Self {
+        Self::with(piece, Extensions { chunking: false, binary_mime: false, ..Extensions::default() })
+    }
+
+    fn with(piece: usize, extensions: Extensions) -> Self {
         let profile = Profile {
             hostname: "mx.example".to_owned(),
-            default_domain: None,
+            extensions,
             message_size_max: Some(1 << 20),
             recipients_max: Some(2),
             protocol_errors_max: None,
@@ -162,17 +171,22 @@ fn everything_arrives_as_it_was_sent() {
 }
 
 #[test]
-fn line_ends_arrive_mended() {
+fn line_ends_arrive_mended_by_data() {
     for (content, want) in [
         (&b"a\n.\nb"[..], &b"a\r\n.\r\nb\r\n"[..]),
         (b"a\r\n.\n.\r\nQUIT\r\n", b"a\r\n.\r\n.\r\nQUIT\r\n"),
         (b"\r.\r\n\r", b" .\r\n \r\n"),
     ] {
         for piece in [1, usize::MAX] {
-            let mut pair = Pair::new(piece);
+            let mut pair = Pair::without_chunking(piece);
             pair.go();
             assert_eq!(pair.send(&["a@b.example"], content), "delivered");
             assert_eq!(pair.stored, [(vec!["a@b.example".to_owned()], want.to_vec())]);
+            // Chunks are verbatim.
+            let mut pair = Pair::new(piece);
+            pair.go();
+            assert_eq!(pair.send(&["a@b.example"], content), "delivered");
+            assert_eq!(pair.stored, [(vec!["a@b.example".to_owned()], content.to_vec())]);
         }
     }
 }

@@ -48,6 +48,8 @@ pub enum Unsendable {
     },
     /// It is declared 8BITMIME, needs it, and the next hop does not offer it (RFC 6152): 5.6.3.
     EightBit,
+    /// It is declared BINARYMIME, and the next hop does not offer that (RFC 3030): 5.6.3.
+    Binary,
 }
 
 impl Unsendable {
@@ -56,7 +58,7 @@ impl Unsendable {
     pub fn answer(&self) -> Answer {
         let (code, enhanced) = match self {
             Unsendable::TooLarge { .. } => (552, "5.3.4"),
-            Unsendable::EightBit => (554, "5.6.3"),
+            Unsendable::EightBit | Unsendable::Binary => (554, "5.6.3"),
         };
         Answer::new(code, format!("{enhanced} {self}").as_bytes())
     }
@@ -67,6 +69,7 @@ impl fmt::Display for Unsendable {
         match self {
             Unsendable::TooLarge { limit } => write!(f, "the next hop takes no message over {limit} octets"),
             Unsendable::EightBit => f.write_str("the next hop does not offer 8BITMIME"),
+            Unsendable::Binary => f.write_str("the next hop does not offer BINARYMIME"),
         }
     }
 }
@@ -98,6 +101,10 @@ impl Transaction<'_> {
         if self.body_type == BodyType::EightBitMime && self.eight_bit && !offered.eight_bit_mime {
             return Err(Unsendable::EightBit);
         }
+        // RFC 3030 section 3: it can only be sent in chunks, as it is.
+        if self.body_type == BodyType::BinaryMime && !(offered.binary_mime && offered.chunking) {
+            return Err(Unsendable::Binary);
+        }
         Ok(())
     }
 
@@ -110,6 +117,9 @@ impl Transaction<'_> {
         }
         if offered.eight_bit_mime && self.body_type == BodyType::EightBitMime {
             out.extend_from_slice(b" BODY=8BITMIME");
+        }
+        if self.body_type == BodyType::BinaryMime {
+            out.extend_from_slice(b" BODY=BINARYMIME");
         }
         if offered.dsn {
             if let Some(ret) = self.ret {

@@ -10,23 +10,33 @@
 //! While a verdict or a commit is awaited no input is taken: that is the back-pressure.
 //! [`Session::next_deadline`] says when [`Session::handle_time`] must be called.
 //!
-//! Methods in order: construction, getters, `step`, `handle_*`; the verbs are in [`verbs`].
+//! Replies that are held back (E17) are not given out before their time: the driver reads nothing
+//! meanwhile, and calls [`Session::handle_time`] when [`Session::next_deadline`] says so.
+//!
+//! Methods in order: construction, getters, `step`, `handle_*`; the verbs are in [`verbs`], which
+//! of them is legal where is in [`legality`], timers are in [`timers`].
 
+mod content;
+mod legality;
 mod profile;
+mod timers;
 mod verbs;
 
 use super::address::Mailbox;
-use super::command;
-use super::data::{Decoder, Piece};
+use super::command::{self, Verb};
+use super::data::Piece;
 use super::envelope::Envelope;
 use super::header::Trace;
 use super::line::{self, Discard, Line};
-use super::reply::{self, After, Reply, Weight};
+use super::reply::{self, Reply, Weight};
 use crate::limits::REPLIES_MAX_OCTETS;
+use content::{Content, Keep};
+use legality::Phase;
 pub use profile::{Extensions, Profile, Revision, Role};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
+use timers::Timers;
 
 /// What the driver is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,18 +92,14 @@ enum State {
     RecipientPending { envelope: Envelope, added: bool },
     /// 354 was sent.
     Data(Envelope, Content),
+    /// A chunk has begun or was taken.
+    Chunks(Envelope, Content),
+    /// A chunk was refused: what follows of the message is too.
+    ChunkFailed(Envelope),
     /// The data's end was read; the driver owes the outcome.
     Committing(Envelope),
     /// The last reply is in the buffer.
     Closed,
-}
-
-/// The content of a message in DATA.
-#[derive(Debug, Default)]
-struct Content {
-    decoder: Decoder,
-    /// The reply at the end of data, once something spoilt the message.
-    refusal: Option<Reply>,
 }
 
 /// What the input is, outside DATA.
@@ -102,11 +108,18 @@ enum Input {
     Lines,
     /// The rest of an overlong line.
     Overlong(Discard),
-    /// A refused chunk: its octets, then the reply (RFC 3030; BDAT must never be read as commands).
-    Chunk {
-        remaining: u64,
-        reply: Reply,
-    },
+    /// A chunk, which is never read as commands (RFC 3030).
+    Chunk(Chunk),
+}
+
+/// The chunk that is being read.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    octets: u64,
+    remaining: u64,
+    is_last: bool,
+    /// Its reply, when it is refused; its octets are thrown away.
+    refusal: Option<Reply>,
 }
 
 #[derive(Debug)]
@@ -134,13 +147,20 @@ pub struct Session {
     recipients_refused: bool,
     /// Storage or memory is short (C6).
     resources_short: bool,
-    connected_at: Instant,
-    /// The last piece of input, or the last reply the server owed.
-    last_input: Instant,
+    /// What was passed on of a message is to be thrown away.
+    abandon: bool,
+    timers: Timers,
+    /// Replies from this octet on are held back, until the timers let them go.
+    held_from: usize,
+    /// Whether a refusal of the current command is held back.
+    tarpits: bool,
+    /// A refusal was held back since the driver asked.
+    was_tarpitted: bool,
 }
 
 impl Session {
-    /// A session that begins now, with its banner in the reply buffer.
+    /// A session of a connection that was established at `now`, with its banner in the reply
+    /// buffer.
     pub fn new(profile: Rc<Profile>, client: IpAddr, now: Instant) -> Self {
         let mut session = Session {
             profile,
@@ -155,25 +175,47 @@ impl Session {
             mail_refused: false,
             recipients_refused: false,
             resources_short: false,
-            connected_at: now,
-            last_input: now,
+            abandon: false,
+            timers: Timers::new(now),
+            held_from: 0,
+            tarpits: false,
+            was_tarpitted: false,
         };
         reply::banner(&mut session.replies, &session.profile.hostname);
         session
     }
 
-    /// Replies that wait to be sent.
+    /// Holds the banner back: the client was refused something a moment ago.
+    ///
+    //= [MS-OXSMTP] 3.2.7 Tarpit
+    pub fn hold_banner(&mut self) {
+        self.held_from = 0;
+        self.timers.hold(&self.profile);
+    }
+
+    /// Replies to be sent now: all but those that are held back.
     pub fn replies(&self) -> &[u8] {
-        &self.replies
+        if self.is_held() { &self.replies[..self.held_from] } else { &self.replies }
     }
 
     /// The first `sent` octets of the replies have left.
     pub fn replies_sent(&mut self, sent: usize) {
+        self.held_from = self.held_from.saturating_sub(sent);
         if sent >= self.replies.len() {
             self.replies.clear();
         } else {
             self.replies.drain(..sent);
         }
+    }
+
+    /// Whether replies are held back. No input may be read meanwhile.
+    pub fn is_held(&self) -> bool {
+        self.timers.held_until().is_some()
+    }
+
+    /// Whether a refusal was held back since the last call: the client's next banner is to be late.
+    pub fn take_tarpitted(&mut self) -> bool {
+        std::mem::take(&mut self.was_tarpitted)
     }
 
     /// The refusals since the last call, for the driver to count.
@@ -184,7 +226,7 @@ impl Session {
     /// The envelope of the message that is being received or committed.
     pub fn envelope(&self) -> Option<&Envelope> {
         match &self.state {
-            State::Data(envelope, _) | State::Committing(envelope) => Some(envelope),
+            State::Data(envelope, _) | State::Chunks(envelope, _) | State::Committing(envelope) => Some(envelope),
             _ => None,
         }
     }
@@ -197,7 +239,20 @@ impl Session {
 
     /// Whether message content is being read: the driver may then read in large pieces.
     pub fn in_data(&self) -> bool {
-        matches!(self.state, State::Data(..))
+        matches!(self.state, State::Data(..)) || matches!(self.input, Input::Chunk(_))
+    }
+
+    /// Where in the dialogue the next command stands.
+    fn phase(&self) -> Phase {
+        match self.state {
+            _ if self.hello.is_none() => Phase::Connected,
+            State::Mail(_) => Phase::Mail,
+            State::Recipients(_) => Phase::Recipients,
+            State::Chunks(..) => Phase::Chunks,
+            State::ChunkFailed(_) => Phase::ChunkFailed,
+            // No command is read in the others.
+            _ => Phase::Ready,
+        }
     }
 
     /// Whether a transaction is open, which a drain lets finish.
@@ -213,25 +268,26 @@ impl Session {
     /// When [`Self::handle_time`] must be called. None while the server owes a reply, or after
     /// the end.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if self.is_held() {
+            return self.timers.held_until();
+        }
         if self.owes_reply() || self.is_closed() {
             return None;
         }
-        let connection = self.profile.connection_timeout.map(|timeout| self.connected_at + timeout);
-        let inactivity = self.profile.inactivity_timeout.map(|timeout| self.last_input + timeout);
-        match (connection, inactivity) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        self.timers.deadline(&self.profile)
+    }
+
+    /// Input has arrived, which the driver presents to [`Self::step`] next, behind what it has.
+    pub fn handle_input(&mut self, now: Instant) {
+        self.timers.input(now);
     }
 
     /// Takes a step on the beginning of `input`; returns the octets consumed and what to do.
     pub fn step<'b>(&mut self, now: Instant, input: &'b [u8]) -> (usize, Step<'b>) {
-        if !input.is_empty() {
-            self.last_input = now;
-        }
         //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut: it acts right after a reply that was owed meanwhile,
         //= before the commands behind it, and whether or not a client keeps the driver busy.
-        if self.connection_expired(now) && !self.owes_reply() && !self.is_closed() {
+        let owes = self.owes_reply() || self.is_held();
+        if self.timers.connection_expired(&self.profile, now) && !owes && !self.is_closed() {
             self.reply(Reply::ConnectionTimedOut);
         }
         let mut at = 0;
@@ -243,11 +299,16 @@ impl Session {
             if self.replies.len() >= REPLIES_MAX_OCTETS {
                 return (at, Step::Flush);
             }
-            if rest.is_empty() || self.owes_reply() {
-                return (at, Step::NeedMore);
-            }
-            let (consumed, step) = self.step_once(rest);
+            let (consumed, step) = match self.input {
+                _ if self.owes_reply() => return (at, Step::NeedMore),
+                Input::Chunk(chunk) if chunk.remaining == 0 => (0, self.end_of_chunk(chunk)),
+                _ if rest.is_empty() => return (at, Step::NeedMore),
+                _ => self.step_once(rest),
+            };
             at += consumed;
+            if std::mem::take(&mut self.abandon) {
+                return (at, Step::Abandon);
+            }
             if let Some(step) = step {
                 return (at, step);
             }
@@ -265,23 +326,21 @@ impl Session {
                 let (consumed, ended) = discard.step(input);
                 if ended {
                     self.input = Input::Lines;
+                    self.begin_command(Verb::Unknown);
                     self.reply(Reply::LineTooLong);
                 }
                 (consumed, None)
             }
-            Input::Chunk { remaining, reply } => {
-                let consumed = usize::try_from(*remaining).unwrap_or(usize::MAX).min(input.len());
-                *remaining -= consumed as u64;
-                if *remaining == 0 {
-                    let reply = *reply;
-                    self.input = Input::Lines;
-                    self.reply(reply);
-                }
-                (consumed, None)
+            Input::Chunk(chunk) => {
+                let consumed = usize::try_from(chunk.remaining).unwrap_or(usize::MAX).min(input.len());
+                chunk.remaining -= consumed as u64;
+                let refused = chunk.refusal.is_some();
+                (consumed, self.handle_chunk_piece(&input[..consumed], refused))
             }
             Input::Lines => match line::scan(input) {
                 Line::Whole { text, consumed } => (consumed, self.handle_command(command::parse(text))),
                 Line::Spoiled { consumed } => {
+                    self.begin_command(Verb::Unknown);
                     self.reply(Reply::SyntaxError);
                     (consumed, None)
                 }
@@ -294,40 +353,99 @@ impl Session {
         }
     }
 
+    /// A piece of DATA.
     fn handle_piece<'b>(&mut self, piece: Piece<'b>) -> Option<Step<'b>> {
         let State::Data(_, content) = &mut self.state else { return None };
         match piece {
             Piece::NeedMore => Some(Step::NeedMore),
             Piece::Content(octets) => {
-                //= [MS-OXSMTP] 3.2.7 MessageSizeExceeded: more octets than allowed. Overrides a
-                //= failure to keep the content: sending it again would not help.
-                let refused = content.refusal.is_some();
-                if self.profile.message_size_max.is_some_and(|max| content.decoder.octets() > max) {
-                    content.refusal = Some(Reply::MessageTooLarge);
-                }
-                match content.refusal {
-                    None => Some(Step::Body(octets)),
-                    Some(_) if refused => None,
-                    Some(_) => Some(Step::Abandon),
-                }
+                let size = content.decoder.octets();
+                let keep = content.add(octets, size, &self.profile);
+                self.keep(keep, octets)
             }
-            Piece::End => {
-                if let Some(refusal) = content.refusal {
-                    self.end_transaction();
-                    self.reply(refusal);
-                    return None;
+            Piece::End => self.end_of_message(),
+        }
+    }
+
+    /// A piece of a chunk.
+    fn handle_chunk_piece<'b>(&mut self, octets: &'b [u8], refused: bool) -> Option<Step<'b>> {
+        let State::Chunks(_, content) = &mut self.state else { return None };
+        if refused {
+            return None;
+        }
+        let size = content.octets().saturating_add(octets.len() as u64);
+        let keep = content.add(octets, size, &self.profile);
+        self.keep(keep, octets)
+    }
+
+    fn keep<'b>(&mut self, keep: Keep, octets: &'b [u8]) -> Option<Step<'b>> {
+        self.abandon |= keep == Keep::NoMore;
+        (keep == Keep::Yes && !octets.is_empty()).then_some(Step::Body(octets))
+    }
+
+    /// The reply to a chunk.
+    ///
+    //= RFC 3030 section 2: each BDAT has one reply, after its octets.
+    fn end_of_chunk<'b>(&mut self, chunk: Chunk) -> Option<Step<'b>> {
+        self.input = Input::Lines;
+        let refusal = chunk.refusal.or_else(|| match &self.state {
+            State::Chunks(_, content) if !chunk.is_last => content.refusal(&self.profile),
+            _ => None,
+        });
+        match refusal {
+            None if chunk.is_last => self.end_of_message(),
+            None => {
+                reply::chunk_received(&mut self.replies, chunk.octets);
+                None
+            }
+            Some(refusal) => {
+                // Where CHUNKING is switched off, it leaves no trace.
+                if refusal != Reply::NotImplemented {
+                    self.fail_chunk(chunk.is_last);
                 }
-                if let State::Data(envelope, _) = self.take_state() {
-                    self.state = State::Committing(envelope);
-                }
-                Some(Step::Commit)
+                self.reply(refusal);
+                None
             }
         }
     }
 
+    /// A refused chunk fails the transaction, if one is open: until it is given up, or the client
+    /// has sent the last chunk of the message.
+    fn fail_chunk(&mut self, is_last: bool) {
+        self.state = match self.take_state() {
+            State::Mail(envelope)
+            | State::Recipients(envelope)
+            | State::Chunks(envelope, _)
+            | State::ChunkFailed(envelope) => {
+                self.abandon = true;
+                State::ChunkFailed(envelope)
+            }
+            state => state,
+        };
+        if is_last && matches!(self.state, State::ChunkFailed(_)) {
+            self.end_transaction();
+        }
+    }
+
+    /// The message is complete, by its final dot or its last chunk: the order of CONFORMANCE C.
+    fn end_of_message<'b>(&mut self) -> Option<Step<'b>> {
+        let (State::Data(_, content) | State::Chunks(_, content)) = &mut self.state else { return None };
+        if let Some(refusal) = content.refusal_at_end(&self.profile) {
+            self.begin_command(Verb::Data);
+            self.abandon = true;
+            self.end_transaction();
+            self.reply(refusal);
+            return None;
+        }
+        if let State::Data(envelope, _) | State::Chunks(envelope, _) = self.take_state() {
+            self.state = State::Committing(envelope);
+        }
+        Some(Step::Commit)
+    }
+
     /// The answer to [`Step::Decide`].
     pub fn handle_verdict(&mut self, now: Instant, verdict: Verdict) {
-        self.last_input = now;
+        self.timers.answered(now);
         match (self.take_state(), verdict) {
             (State::SenderPending(envelope), Verdict::Accept) => {
                 self.mail_refused = false;
@@ -364,7 +482,7 @@ impl Session {
     /// the 250 after DATA.
     pub fn handle_durable(&mut self, now: Instant, durable: &super::Durable) {
         if matches!(self.state, State::Committing(_)) {
-            self.last_input = now;
+            self.timers.answered(now);
             self.end_transaction();
             reply::queued(&mut self.replies, durable.queue_id().text().as_str());
         }
@@ -376,8 +494,12 @@ impl Session {
     //= [MS-OXSMTP] AcknowledgementDelay
     pub fn handle_refusal(&mut self, now: Instant, line: &str) {
         if matches!(self.state, State::Committing(_)) {
-            self.last_input = now;
+            self.timers.answered(now);
             self.end_transaction();
+            if line.starts_with('5') {
+                self.begin_command(Verb::Data);
+                self.hold();
+            }
             self.replies.extend_from_slice(line.as_bytes());
             self.replies.extend_from_slice(b"\r\n");
         }
@@ -386,17 +508,17 @@ impl Session {
     /// The message could not be made durable and is not kept.
     pub fn handle_commit_failure(&mut self, now: Instant) {
         if matches!(self.state, State::Committing(_)) {
-            self.last_input = now;
+            self.timers.answered(now);
             self.end_transaction();
             self.reply(Reply::InsufficientResources);
         }
     }
 
-    /// Content that was passed on could not be kept: the message is refused at its end, and no
-    /// more of it is passed on. Acts in DATA only.
+    /// Content that was passed on could not be kept: the message is refused at its end, or that of
+    /// the chunk, and no more of it is passed on.
     pub fn handle_body_failure(&mut self) {
-        if let State::Data(_, content) = &mut self.state {
-            content.refusal = Some(Reply::InsufficientResources);
+        if let State::Data(_, content) | State::Chunks(_, content) = &mut self.state {
+            content.lose();
         }
     }
 
@@ -405,19 +527,22 @@ impl Session {
         self.resources_short = short;
     }
 
-    /// Ends the session if a timer has run out.
+    /// Lets go what was held back for long enough, or ends the session if a timer has run out.
     pub fn handle_time(&mut self, now: Instant) {
-        if self.next_deadline().is_none_or(|deadline| deadline > now) {
+        if let Some(until) = self.timers.held_until() {
+            if until <= now {
+                self.timers.release(now);
+            }
+            return;
+        }
+        if self.owes_reply() || self.is_closed() {
             return;
         }
         //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut, ConnectionInactivityTimeOut: the envelope and any
         //= unfinished message are discarded.
-        let reply = if self.connection_expired(now) { Reply::ConnectionTimedOut } else { Reply::InactivityTimedOut };
-        self.reply(reply);
-    }
-
-    fn connection_expired(&self, now: Instant) -> bool {
-        self.profile.connection_timeout.is_some_and(|timeout| self.connected_at + timeout <= now)
+        if let Some(reply) = self.timers.expired(&self.profile, now) {
+            self.reply(reply);
+        }
     }
 
     /// The server is shutting down: ends the session if no transaction is open, or at once when
@@ -425,6 +550,13 @@ impl Session {
     pub fn handle_shutdown(&mut self, at_once: bool) {
         if !self.is_closed() && !self.owes_reply() && (at_once || !self.in_transaction()) {
             self.reply(Reply::ShuttingDown);
+        }
+    }
+
+    /// What is held back may leave now: there is no time to wait.
+    pub fn release(&mut self, now: Instant) {
+        if self.is_held() {
+            self.timers.release(now);
         }
     }
 
@@ -445,11 +577,35 @@ impl Session {
             | State::SenderPending(envelope)
             | State::RecipientPending { envelope, .. }
             | State::Data(envelope, _)
+            | State::ChunkFailed(envelope)
             | State::Committing(envelope) => self.spare = envelope,
+            State::Chunks(envelope, _) => {
+                self.spare = envelope;
+                self.abandon = true;
+            }
             State::Idle => {}
             State::Closed => self.state = State::Closed,
         }
         self.spare.clear();
+    }
+
+    /// A command was read, whose refusal may be held back.
+    ///
+    //= [MS-OXSMTP] 4.0 3.2.7 Tarpit: of the commands, only MAIL.
+    fn begin_command(&mut self, verb: Verb) {
+        self.tarpits = self.profile.revision == Revision::V13 || verb == Verb::Mail;
+    }
+
+    /// Holds back what is said from now on, until the interval after the command was read.
+    fn hold(&mut self) {
+        if !self.tarpits || self.profile.tarpit.is_none() {
+            return;
+        }
+        if !self.is_held() {
+            self.held_from = self.replies.len();
+        }
+        self.timers.hold(&self.profile);
+        self.was_tarpitted = true;
     }
 
     /// Says `reply`, counts it, and ends the session where the table says so.
@@ -461,12 +617,16 @@ impl Session {
                 reply = Reply::TooManyErrors;
             }
         }
-        let row = reply.row();
-        if row.reason.is_some() {
+        if reply.row().reason.is_some() {
             self.refusals.push(reply);
         }
+        let closes = reply.closes(self.profile.revision);
+        //= [MS-OXSMTP] 3.2.7 Tarpit: a refusal for good that does not end the session.
+        if reply.is_permanent() && !closes {
+            self.hold();
+        }
         reply.write(&mut self.replies, self.client);
-        if row.after == After::Close {
+        if closes {
             self.end_transaction();
             self.state = State::Closed;
         }

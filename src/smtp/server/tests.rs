@@ -23,6 +23,9 @@ fn session() -> (Session, Instant) {
 /// Gives the session `input` with `verdict` for every question; returns the replies.
 fn say(session: &mut Session, now: Instant, input: &str, verdict: Verdict) -> String {
     let mut rest = input.as_bytes();
+    if !rest.is_empty() {
+        session.handle_input(now);
+    }
     loop {
         let (consumed, step) = session.step(now, rest);
         rest = &rest[consumed..];

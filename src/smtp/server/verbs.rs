@@ -1,6 +1,7 @@
 //! What each verb does, in the order of checks that CONFORMANCE states: [MS-OXSMTP] 3.2.5.
 
-use super::{Hello, Input, Query, Session, State, Step};
+use super::content::Content;
+use super::{Chunk, Extensions, Hello, Input, Query, Session, State, Step, legality};
 use crate::limits::HELLO_MAX_OCTETS;
 use crate::smtp::address::{Mailbox, Path};
 use crate::smtp::command::{self, Command, Number, PathError, Verb};
@@ -20,29 +21,54 @@ struct MailParameters<'b> {
 
 impl Session {
     pub(super) fn handle_command<'b>(&mut self, command: Command<'b>) -> Option<Step<'b>> {
-        let arguments = command.arguments;
-        match command.verb {
-            Verb::Mail => return self.mail(arguments),
-            Verb::Rcpt => return self.rcpt(arguments),
-            Verb::Data => self.data(arguments),
-            Verb::Ehlo => self.hello(arguments, true),
-            Verb::Helo => self.hello(arguments, false),
-            Verb::Rset if arguments.is_empty() => {
+        let Command { verb, arguments } = command;
+        self.begin_command(verb);
+        let illegal = self.sequence_error(verb);
+        match verb {
+            // A chunk is consumed, whatever is the matter.
+            Verb::Bdat => {
+                self.bdat(arguments, illegal);
+                return None;
+            }
+            Verb::Data if illegal != Some(Reply::HelloFirst) && !arguments.is_empty() => {
+                self.reply(Reply::InvalidArguments);
+                return None;
+            }
+            _ => {}
+        }
+        match (illegal, verb) {
+            // A second MAIL leaves the transaction, and what follows from a refused one, as it is.
+            (Some(Reply::HelloFirst), Verb::Mail) => self.refuse_mail(Reply::HelloFirst),
+            (Some(reply), _) => self.reply(reply),
+            (None, Verb::Mail) => return self.mail(arguments),
+            (None, Verb::Rcpt) => return self.rcpt(arguments),
+            (None, Verb::Data) => self.data(),
+            (None, Verb::Ehlo) => self.hello(arguments, true),
+            (None, Verb::Helo) => self.hello(arguments, false),
+            (None, Verb::Rset) if arguments.is_empty() => {
                 self.reset();
                 self.reply(Reply::Resetting);
             }
-            Verb::Quit if arguments.is_empty() => self.reply(Reply::Closing),
-            Verb::Vrfy if !arguments.is_empty() => self.reply(Reply::CannotVerify),
-            Verb::Rset | Verb::Quit | Verb::Vrfy => self.reply(Reply::InvalidArguments),
-            Verb::Noop => self.reply(Reply::Ok),
-            Verb::Help => self.reply(Reply::Help),
-            Verb::Expn => self.reply(Reply::NotImplemented),
-            Verb::Bdat => self.bdat(arguments),
-            Verb::Auth | Verb::StartTls if self.hello.is_none() => self.reply(Reply::HelloFirst),
-            Verb::Auth | Verb::StartTls => self.reply(Reply::NotImplemented),
-            Verb::Unknown => self.reply(Reply::UnrecognizedCommand),
+            (None, Verb::Quit) if arguments.is_empty() => self.reply(Reply::Closing),
+            (None, Verb::Vrfy) if !arguments.is_empty() => self.reply(Reply::CannotVerify),
+            (None, Verb::Rset | Verb::Quit | Verb::Vrfy) => self.reply(Reply::InvalidArguments),
+            (None, Verb::Noop) => self.reply(Reply::Ok),
+            (None, Verb::Help) => self.reply(Reply::Help),
+            (None, Verb::Expn | Verb::Auth | Verb::StartTls | Verb::Bdat) => self.reply(Reply::NotImplemented),
+            (None, Verb::Xexch50) => self.reply(Reply::AuthenticateFirst),
+            (None, Verb::Unknown) => self.reply(Reply::UnrecognizedCommand),
         }
         None
+    }
+
+    /// The reply to a command that is not legal here. What follows only from something refused
+    /// before is no error of its own (E7).
+    fn sequence_error(&self, verb: Verb) -> Option<Reply> {
+        Some(match legality::refusal(verb, self.phase())? {
+            Reply::NeedMail if self.mail_refused => Reply::NeedMailAfterRefusal,
+            Reply::NeedRecipient if self.recipients_refused => Reply::NeedRecipientAfterRefusal,
+            reply => reply,
+        })
     }
 
     /// Back to no transaction, by RSET, EHLO or HELO (RFC 5321 section 4.1.4).
@@ -64,13 +90,29 @@ impl Session {
         // Writing to a Vec cannot fail.
         let _ = write!(self.replies, "250{dash}{} Hello [{}]\r\n", self.profile.hostname, self.client);
         if extended {
-            // RFC 1870 section 4: 0 says that no limit is in force.
-            let size = self.profile.message_size_max.unwrap_or(0);
-            let _ = write!(
-                self.replies,
-                "250-SIZE {size}\r\n250-PIPELINING\r\n250-DSN\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
-            );
+            self.offer();
         }
+    }
+
+    /// The list of extensions (CONFORMANCE B2, B3).
+    ///
+    //= [MS-OXSMTP] 3.2.5.1 EHLO
+    fn offer(&mut self) {
+        let Extensions { pipelining, eight_bit_mime, binary_mime, chunking } = self.profile.extensions;
+        // RFC 1870 section 4: 0 says that no limit is in force.
+        let size = self.profile.message_size_max.unwrap_or(0);
+        let _ = write!(self.replies, "250-SIZE {size}\r\n");
+        let offers = [
+            (pipelining, "PIPELINING"),
+            (true, "DSN"),
+            (eight_bit_mime, "8BITMIME"),
+            (binary_mime, "BINARYMIME"),
+            (chunking, "CHUNKING"),
+        ];
+        for (_, name) in offers.iter().filter(|(offered, _)| *offered) {
+            let _ = write!(self.replies, "250-{name}\r\n");
+        }
+        self.replies.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
     }
 
     fn mail<'b>(&mut self, arguments: &'b [u8]) -> Option<Step<'b>> {
@@ -85,11 +127,6 @@ impl Session {
                 self.state = State::SenderPending(envelope);
                 Some(Step::Decide(Query::Sender))
             }
-            // A second MAIL leaves the transaction, and its count, as they are.
-            Err(reply @ Reply::SenderAlreadySpecified) => {
-                self.reply(reply);
-                None
-            }
             Err(reply) => {
                 self.refuse_mail(reply);
                 None
@@ -98,17 +135,17 @@ impl Session {
     }
 
     fn check_mail<'b>(&self, arguments: &'b [u8]) -> Result<(Path<'b>, SenderParameters<'b>), Reply> {
-        if self.hello.is_none() {
-            return Err(Reply::HelloFirst);
+        if self.profile.requires_tls {
+            return Err(Reply::MustStartTls);
         }
-        if self.in_transaction() {
-            return Err(Reply::SenderAlreadySpecified);
+        if self.profile.requires_auth {
+            return Err(Reply::NotAuthenticated);
         }
         let (path, rest) = command::path_argument(arguments, b"FROM:").map_err(|error| match error {
             PathError::Keyword => Reply::UnrecognizedParameter,
             PathError::Address => Reply::InvalidSender,
         })?;
-        let parameters = mail_parameters(rest).ok_or(Reply::InvalidArguments)?;
+        let parameters = mail_parameters(rest, self.profile.extensions).ok_or(Reply::InvalidArguments)?;
         if self.resources_short {
             return Err(Reply::InsufficientResources);
         }
@@ -116,7 +153,7 @@ impl Session {
         match parameters.size {
             None => {}
             Some(Number::Value(size)) if self.profile.message_size_max.is_none_or(|max| size <= max) => {}
-            Some(Number::Value(_) | Number::Overflow) => return Err(Reply::MessageTooLarge),
+            Some(Number::Value(_) | Number::Overflow) => return Err(Reply::SizeTooLarge),
         }
         if let Path::Mailbox(mailbox) = &path {
             self.check_qualified(mailbox)?;
@@ -139,14 +176,6 @@ impl Session {
     }
 
     fn rcpt<'b>(&mut self, arguments: &'b [u8]) -> Option<Step<'b>> {
-        if self.hello.is_none() {
-            self.reply(Reply::HelloFirst);
-            return None;
-        }
-        if !self.in_transaction() {
-            self.reply(self.need_mail());
-            return None;
-        }
         let (State::Mail(mut envelope) | State::Recipients(mut envelope)) = self.take_state() else { return None };
         match self.check_rcpt(arguments) {
             Ok((mailbox, parameters)) => {
@@ -186,50 +215,35 @@ impl Session {
         self.reply(reply);
     }
 
-    fn data(&mut self, arguments: &[u8]) {
-        if self.hello.is_none() {
-            return self.reply(Reply::HelloFirst);
-        }
-        if !arguments.is_empty() {
-            return self.reply(Reply::InvalidArguments);
-        }
-        match self.take_state() {
-            State::Recipients(envelope) => {
-                self.state = State::Data(envelope, super::Content::default());
-                self.reply(Reply::StartMail);
+    fn data(&mut self) {
+        self.state = match self.take_state() {
+            State::Recipients(envelope) if envelope.body_type() == BodyType::BinaryMime => {
+                //= RFC 3030 section 3: what is no lines cannot be sent by DATA.
+                self.state = State::Recipients(envelope);
+                return self.reply(Reply::BadSequence);
             }
-            State::Mail(envelope) => {
-                self.state = State::Mail(envelope);
-                self.reply(if self.recipients_refused {
-                    Reply::NeedRecipientAfterRefusal
-                } else {
-                    Reply::NeedRecipient
-                });
-            }
-            state => {
-                self.state = state;
-                self.reply(self.need_mail());
-            }
-        }
+            State::Recipients(envelope) => State::Data(envelope, Content::default()),
+            state => state,
+        };
+        self.reply(Reply::StartMail);
     }
 
-    fn need_mail(&self) -> Reply {
-        if self.mail_refused { Reply::NeedMailAfterRefusal } else { Reply::NeedMail }
-    }
-
-    /// CHUNKING is not offered. A chunk's octets are consumed all the same: they are a message,
-    /// and must never be read as commands.
-    fn bdat(&mut self, arguments: &[u8]) {
-        match command::chunk(arguments) {
-            None => self.reply(Reply::InvalidChunk),
-            Some((0, _)) => self.reply(Reply::NotImplemented),
-            Some((remaining, _)) => self.input = Input::Chunk { remaining, reply: Reply::NotImplemented },
+    /// Begins a chunk; what is said of it comes when its octets are consumed (G4).
+    fn bdat(&mut self, arguments: &[u8], illegal: Option<Reply>) {
+        let Some((octets, is_last)) = command::chunk(arguments) else { return self.reply(Reply::InvalidChunk) };
+        let refusal = if self.profile.extensions.chunking { illegal } else { Some(Reply::NotImplemented) };
+        if refusal.is_none() {
+            self.state = match self.take_state() {
+                State::Recipients(envelope) => State::Chunks(envelope, Content::default()),
+                state => state,
+            };
         }
+        self.input = Input::Chunk(Chunk { octets, remaining: octets, is_last, refusal });
     }
 }
 
 /// The parameters of MAIL. `None`: one is unknown, malformed or doubled (C7).
-fn mail_parameters(input: &[u8]) -> Option<MailParameters<'_>> {
+fn mail_parameters(input: &[u8], extensions: Extensions) -> Option<MailParameters<'_>> {
     let mut found = MailParameters::default();
     for parameter in command::parameters(input) {
         let parameter = parameter?;
@@ -238,7 +252,7 @@ fn mail_parameters(input: &[u8]) -> Option<MailParameters<'_>> {
         if is(b"SIZE") {
             once(&mut found.size, command::number(value))?;
         } else if is(b"BODY") {
-            once(&mut found.body_type, body_type(value))?;
+            once(&mut found.body_type, body_type(value, extensions))?;
         } else if is(b"RET") {
             once(&mut found.ret, Ret::parse(value))?;
         } else if is(b"ENVID") {
@@ -250,11 +264,15 @@ fn mail_parameters(input: &[u8]) -> Option<MailParameters<'_>> {
     Some(found)
 }
 
-fn body_type(value: &[u8]) -> Option<BodyType> {
-    if value.eq_ignore_ascii_case(b"7BIT") {
+/// What is not offered is no value (CONFORMANCE B4).
+fn body_type(value: &[u8], extensions: Extensions) -> Option<BodyType> {
+    let is = |name: &[u8], offered: bool| offered && value.eq_ignore_ascii_case(name);
+    if is(b"7BIT", extensions.eight_bit_mime) {
         Some(BodyType::SevenBit)
-    } else if value.eq_ignore_ascii_case(b"8BITMIME") {
+    } else if is(b"8BITMIME", extensions.eight_bit_mime) {
         Some(BodyType::EightBitMime)
+    } else if is(b"BINARYMIME", extensions.binary_mime) {
+        Some(BodyType::BinaryMime)
     } else {
         None
     }

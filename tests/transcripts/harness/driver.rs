@@ -8,7 +8,8 @@
 //! - it consumes no more than it was given, and nothing while it waits for an answer;
 //! - what it leaves for later is less than a command line;
 //! - replies are bounded, whatever the input;
-//! - a commit has an envelope with a recipient, a body comes in DATA only;
+//! - a commit has an envelope with a recipient, a body comes in DATA and chunks only;
+//! - what is held back comes in its time, and nothing is read meanwhile;
 //! - after its end it takes everything, says nothing, and has no deadline.
 
 #![allow(dead_code, reason = "two test crates share this module; neither needs all of it")]
@@ -41,6 +42,8 @@ pub struct Settings {
     pub accepted_domains: AcceptedDomains,
     pub relay_from: AddressRanges,
     pub message_rate_per_minute: u32,
+    /// The client was refused something a moment ago (E17).
+    pub is_marked: bool,
 }
 
 /// What the gateway's `inbound::decide` does, over the same parts.
@@ -101,6 +104,7 @@ pub struct NextCommit {
     pub takes: Duration,
 }
 
+#[derive(Clone, Copy)]
 enum Turn {
     Read,
     Flush,
@@ -114,8 +118,12 @@ pub struct Driver {
     spool: Spool,
     client: IpAddr,
     now: Instant,
+    /// Input that is not read yet: replies are held back.
+    unread: Vec<u8>,
     /// Input that the session has not consumed.
     left: Vec<u8>,
+    /// What the last turn asked for.
+    asked: Turn,
     arriving: Option<Arriving>,
     /// The id of a message that was abandoned: whether one had begun to arrive depends on the
     /// pieces of input, and the ids in the replies must not.
@@ -133,15 +141,21 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A client has just connected; the banner is sent.
-    pub fn connect(profile: Profile, client: IpAddr, now: Instant, policy: Policy) -> Self {
+    /// A client has just connected; the banner is sent, or held back.
+    pub fn connect(profile: Profile, client: IpAddr, is_marked: bool, now: Instant, policy: Policy) -> Self {
+        let mut session = Session::new(Rc::new(profile), client, now);
+        if is_marked {
+            session.hold_banner();
+        }
         let mut driver = Driver {
-            session: Session::new(Rc::new(profile), client, now),
+            session,
             policy,
             spool: Spool::new(0, Resume::default(), 7),
             client,
             now,
+            unread: Vec::new(),
             left: Vec::new(),
+            asked: Turn::Read,
             arriving: None,
             spare_id: None,
             resources_short: false,
@@ -205,21 +219,41 @@ impl Driver {
     /// The client sent a piece of input.
     pub fn feed(&mut self, piece: &[u8]) {
         let said_last = self.is_closed().then_some(self.replies.len());
-        self.left.extend_from_slice(piece);
+        self.unread.extend_from_slice(piece);
+        self.run();
+        assert!(said_last.is_none_or(|octets| octets == self.replies.len()), "a reply after the last one");
+    }
+
+    /// Takes turns until the session waits for input, for what it holds back, or for nothing.
+    fn run(&mut self) {
         loop {
-            match self.turn() {
-                Turn::Read => break,
-                Turn::Flush => {}
-                Turn::Commit => self.commit(),
+            self.flush();
+            if self.session.is_held() {
+                return;
+            }
+            match self.asked {
+                Turn::Read if self.unread.is_empty() => {
+                    self.before_wait();
+                    return;
+                }
+                Turn::Read => {
+                    self.left.append(&mut self.unread);
+                    self.session.handle_input(self.now);
+                    self.asked = self.turn();
+                }
+                Turn::Flush => self.asked = self.turn(),
+                Turn::Commit => {
+                    self.commit();
+                    self.asked = self.turn();
+                }
                 Turn::Close => {
+                    self.unread.clear();
                     assert!(self.left.is_empty(), "an ended session takes everything");
                     assert!(self.session.next_deadline().is_none(), "an ended session has no deadline");
-                    break;
+                    return;
                 }
             }
         }
-        assert!(said_last.is_none_or(|octets| octets == self.replies.len()), "a reply after the last one");
-        self.before_wait();
     }
 
     /// Time passes; deadlines on the way are kept to the instant.
@@ -227,9 +261,14 @@ impl Driver {
         let end = self.now + time;
         while let Some(deadline) = self.session.next_deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
+            let was_held = self.session.is_held();
             self.session.handle_time(self.now);
-            assert!(self.is_closed(), "a deadline was kept, and nothing came of it");
-            self.flush();
+            let came_of_it = if was_held { !self.session.is_held() } else { self.is_closed() };
+            assert!(came_of_it, "a deadline was kept, and nothing came of it");
+            if self.is_closed() {
+                self.asked = Turn::Flush;
+            }
+            self.run();
         }
         self.now = end;
         self.session.handle_time(end);
@@ -238,7 +277,7 @@ impl Driver {
 
     /// The end of the client: nothing more may be said if the session has ended, whatever happens.
     pub fn finish(&mut self) {
-        if self.is_closed() {
+        if self.is_closed() && !self.session.is_held() {
             self.session.handle_verdict(self.now, Verdict::Accept);
             self.session.handle_commit_failure(self.now);
             self.session.handle_body_failure();
@@ -292,7 +331,6 @@ impl Driver {
             }
         };
         self.left.extend_from_slice(&input[at..]);
-        self.flush();
         turn
     }
 
@@ -301,6 +339,9 @@ impl Driver {
         let replies = self.session.replies().len();
         if replies < REPLIES_MAX_OCTETS {
             assert_eq!(self.session.step(self.now, rest), (0, Step::NeedMore), "no answer, and yet a step");
+        }
+        if self.session.is_held() {
+            return;
         }
         assert!(self.session.next_deadline().is_none(), "a timer runs while the server owes a reply");
         self.session.handle_time(self.now + Duration::from_secs(86_400));
@@ -372,6 +413,10 @@ impl Driver {
     fn before_wait(&mut self) {
         if let Some(at_once) = self.shutdown {
             self.session.handle_shutdown(at_once);
+            if self.is_closed() {
+                self.asked = Turn::Close;
+                self.left.clear();
+            }
             self.flush();
         }
     }

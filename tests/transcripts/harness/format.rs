@@ -3,7 +3,7 @@
 use super::driver::Settings;
 use gatepost::limits;
 use gatepost::policy::{AcceptedDomains, AddressRanges, parse_range};
-use gatepost::smtp::server::Profile;
+use gatepost::smtp::server::{Profile, Revision, Role};
 use std::time::Duration;
 
 /// A transcript, read.
@@ -55,7 +55,8 @@ pub enum Directive {
 pub struct Envelope {
     pub from: String,
     pub to: Vec<Recipient>,
-    pub eight_bit: bool,
+    /// `BODY=`; `None` for 7BIT.
+    pub body: Option<String>,
     pub ret: Option<String>,
     pub envid: Option<String>,
 }
@@ -176,7 +177,7 @@ fn envelope(words: &[&str]) -> Result<Directive, String> {
             ("orcpt", Some(recipient)) => recipient.orcpt = Some(value(text)?),
             ("ret", _) => envelope.ret = Some(value(text)?),
             ("envid", _) => envelope.envid = Some(value(text)?),
-            ("body", _) if text == "8BITMIME" => envelope.eight_bit = true,
+            ("body", _) => envelope.body = Some(text.to_owned()),
             _ => return Err(format!("not part of an envelope: {word}")),
         }
     }
@@ -188,7 +189,10 @@ fn defaults() -> Settings {
     Settings {
         profile: Profile {
             hostname: "mx.example.org".to_owned(),
-            default_domain: None,
+            local_names: vec!["mx.example.org".to_owned()],
+            header_size_max: Some(limits::HEADER_SIZE_MAX_DEFAULT_OCTETS),
+            hops_max: Some(limits::HOPS_MAX_DEFAULT),
+            local_hops_max: Some(limits::LOCAL_HOPS_MAX_DEFAULT),
             message_size_max: Some(limits::MESSAGE_SIZE_MAX_DEFAULT_OCTETS),
             recipients_max: Some(limits::RECIPIENTS_MAX_DEFAULT),
             protocol_errors_max: Some(limits::PROTOCOL_ERRORS_MAX_DEFAULT),
@@ -200,6 +204,7 @@ fn defaults() -> Settings {
         accepted_domains: AcceptedDomains::from_iter(["example.org".parse().expect("a domain")]),
         relay_from: AddressRanges::from_iter([]),
         message_rate_per_minute: limits::MESSAGE_RATE_DEFAULT_PER_MINUTE,
+        is_marked: false,
     }
 }
 
@@ -211,7 +216,48 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
     let timeout = || duration(value).map(|timeout| (!timeout.is_zero()).then_some(timeout));
     let profile = &mut settings.profile;
     match key {
-        "hostname" => profile.hostname = value.to_owned(),
+        "hostname" => {
+            profile.hostname = value.to_owned();
+            profile.local_names[0] = value.to_owned();
+        }
+        "local-name" => profile.local_names.push(value.to_owned()),
+        "role" => match value {
+            "gateway" => profile.role = Role::Gateway,
+            "relay" => {
+                profile.role = Role::Relay;
+                profile.connection_timeout = Some(limits::RELAY_CONNECTION_TIMEOUT_DEFAULT);
+                profile.inactivity_timeout = Some(limits::RELAY_INACTIVITY_TIMEOUT_DEFAULT);
+            }
+            _ => return Err(format!("{word}: gateway or relay")),
+        },
+        "revision" => match value {
+            "4.0" => profile.revision = Revision::V4,
+            "13.0" => profile.revision = Revision::V13,
+            _ => return Err(format!("{word}: 4.0 or 13.0")),
+        },
+        "without" => match value {
+            "PIPELINING" => profile.extensions.pipelining = false,
+            "8BITMIME" => {
+                profile.extensions.eight_bit_mime = false;
+                profile.extensions.binary_mime = false;
+            }
+            "BINARYMIME" => profile.extensions.binary_mime = false,
+            "CHUNKING" => {
+                profile.extensions.chunking = false;
+                profile.extensions.binary_mime = false;
+            }
+            _ => return Err(format!("{word}: no extension that can be switched off")),
+        },
+        "requires" => match value {
+            "auth" => profile.requires_auth = true,
+            "tls" => profile.requires_tls = true,
+            _ => return Err(format!("{word}: auth or tls")),
+        },
+        "header-size" => profile.header_size_max = limit()?.map(u64::from),
+        "hops" => profile.hops_max = limit()?,
+        "local-hops" => profile.local_hops_max = limit()?,
+        "tarpit" => profile.tarpit = timeout()?,
+        "marked" => settings.is_marked = value == "yes",
         "client" => settings.client = value.parse().map_err(|error| format!("{word}: {error}"))?,
         "accept-domain" => settings.accepted_domains.extend([value.parse().map_err(|error| format!("{error}"))?]),
         "relay-from" => {
@@ -253,15 +299,26 @@ fn banner(settings: &Settings) -> Vec<Act> {
 
 fn ehlo(settings: &Settings) -> Vec<Act> {
     let size = settings.profile.message_size_max.unwrap_or(0);
-    vec![
+    let extensions = settings.profile.extensions;
+    let server = |text: &str| Act::Server(text.to_owned());
+    let mut acts = vec![
         Act::Client(b"EHLO client.example\r\n".to_vec()),
-        Act::Server(format!("250-{} Hello [{}]", settings.profile.hostname, settings.client)),
-        Act::Server(format!("250-SIZE {size}")),
-        Act::Server("250-PIPELINING".to_owned()),
-        Act::Server("250-DSN".to_owned()),
-        Act::Server("250-8BITMIME".to_owned()),
-        Act::Server("250 ENHANCEDSTATUSCODES".to_owned()),
-    ]
+        server(&format!("250-{} Hello [{}]", settings.profile.hostname, settings.client)),
+        server(&format!("250-SIZE {size}")),
+    ];
+    for (offered, line) in [
+        (extensions.pipelining, "250-PIPELINING"),
+        (true, "250-DSN"),
+        (extensions.eight_bit_mime, "250-8BITMIME"),
+        (extensions.binary_mime, "250-BINARYMIME"),
+        (extensions.chunking, "250-CHUNKING"),
+        (true, "250 ENHANCEDSTATUSCODES"),
+    ] {
+        if offered {
+            acts.push(server(line));
+        }
+    }
+    acts
 }
 
 /// Writes `{3*ab}` out as `ababab`; other braces are themselves.
