@@ -173,6 +173,13 @@ pub const NEXT_HOP_PROBE_LEASE_MS: u64 = 2 * 60 * 1000;
 pub const NEXT_HOP_STARVED_RETRY_MS: u64 = 20;
 /// How long connecting to a next hop may take.
 pub const NEXT_HOP_CONNECT_MS: u64 = 30_000;
+/// How long a connection to a next hop may be silent before its kernel is asked whether it knows of
+/// it, and how often it is asked again. One that was forgotten (see `shard::net`) is reset at once.
+pub const NEXT_HOP_KEEPALIVE: Duration = Duration::from_secs(10);
+/// How often in vain before the connection is given up: after ten minutes, the longest that
+/// RFC 5321 section 4.5.3.2 waits. Silence is for the time limits of the dialogue to judge; a
+/// final reply that is given up too soon makes a duplicate.
+pub const NEXT_HOP_KEEPALIVES_MAX: u32 = 60;
 /// How long a connection to a next hop is kept without a transaction.
 pub const NEXT_HOP_IDLE_MS: u64 = 10_000;
 /// Age at which a connection to a next hop is given up between two transactions.

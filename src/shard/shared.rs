@@ -47,6 +47,8 @@ pub struct NextHop {
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Connections past their hello, with a transaction or idle, all shards.
     connections: AtomicU32,
+    /// When the last of them answered the hello.
+    opened_ms: AtomicU64,
     /// Until when one that has ended still counts: the next hop may notice later.
     worked_until_ms: AtomicU64,
     /// A shard that has no connection was refused one while others have some.
@@ -64,6 +66,7 @@ impl NextHop {
             state: NextHopState::new(),
             addresses: ArcSwap::from_pointee(addresses),
             connections: AtomicU32::new(0),
+            opened_ms: AtomicU64::new(0),
             worked_until_ms: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),
         }
@@ -79,8 +82,15 @@ impl NextHop {
     }
 
     /// A connection got the reply to its hello; [`Self::closed`] is owed.
-    pub fn opened(&self) {
+    pub fn opened(&self, now_ms: u64) {
         self.connections.fetch_add(1, Ordering::Relaxed);
+        self.opened_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether a connection was opened after this time: what befalls one that was begun before is
+    /// late news.
+    pub fn was_opened_after(&self, ms: u64) -> bool {
+        self.opened_ms.load(Ordering::Relaxed) > ms
     }
 
     /// Such a connection has ended.

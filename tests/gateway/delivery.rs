@@ -419,6 +419,23 @@ fn silence_is_given_up_and_tried_again() {
 }
 
 #[test]
+fn a_connection_that_the_next_hop_has_forgotten_is_noticed() {
+    let (hop, scratch) = (NextHop::start(), Scratch::new());
+    hop.stop();
+    // Far more than the test's patience: silence alone must not end the wait for the greeting.
+    let gateway = forwarding(&scratch.join("spool"), &[next_hop(&hop), "--next-hop-timeout=1h".to_owned()]);
+    hop.forget_a_connection(|| drop(gateway.session().deliver(FROM, &[TO], CONTENT)));
+    hop.restart();
+    // What another connection shows is newer than the end of that one.
+    gateway.session().deliver(FROM, &[TO], CONTENT);
+    hop.wait(1);
+    gateway.until_delivered();
+    assert_eq!(hop.messages().len(), 2);
+    assert!(!gateway.stderr().contains("cannot be reached"), "it is down for a connection of before");
+    gateway.stop();
+}
+
+#[test]
 fn permanent_refusals_are_kept_and_not_tried_again() {
     let (all, plain) = (EXTENSIONS.to_vec(), without(&["PIPELINING", "CHUNKING"]));
     let cases = [

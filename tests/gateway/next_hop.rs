@@ -12,9 +12,10 @@ mod dialogue;
 
 use crate::harness::until;
 use dialogue::Dialogue;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -207,6 +208,44 @@ impl NextHop {
             }
         });
         *running = Some((listener, thread));
+    }
+
+    /// Lets one connection come about that only its client knows of, while this next hop is
+    /// stopped: `connect` is called and must lead to one.
+    ///
+    /// So it happens when a listening socket is closed at the very moment that a handshake ends. Its
+    /// kernel then forgets the connection without a reset, and no retransmission will ever tell
+    /// the client, which has nothing to send: it waits for the greeting. Here that moment is made
+    /// long: everything that follows a SYN is dropped before the kernel sees it.
+    pub fn forget_a_connection(&self, connect: impl FnOnce()) {
+        /// Where the flags stand in a TCP header, and the one for SYN (RFC 9293 section 3.1).
+        const FLAGS: u32 = 13;
+        const SYN: u32 = 2;
+        let statement = |code: u32, jf: u8, k: u32| SockFilter::new(code as u16, 0, jf, k);
+        let socket = socket(self.address);
+        let filter = [
+            statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
+            statement(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, SYN),
+            statement(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+            statement(libc::BPF_RET | libc::BPF_K, 0, 0),
+        ];
+        socket.attach_filter(&filter).expect("a filter");
+        socket.listen(1024).expect("a port of ours");
+        connect();
+        until("a client believes that it is connected", || self.connections() > 0);
+    }
+
+    /// Connections to this next hop as their clients see them.
+    fn connections(&self) -> usize {
+        const ESTABLISHED: &str = "01";
+        let IpAddr::V4(ip) = self.address.ip() else { panic!("an IPv4 address") };
+        let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), self.address.port());
+        let table = fs::read_to_string("/proc/net/tcp").expect("a table of connections");
+        let is_one = |line: &&str| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next() == Some(&remote) && fields.next() == Some(ESTABLISHED)
+        };
+        table.lines().filter(is_one).count()
     }
 
     /// The messages taken so far.

@@ -1,7 +1,7 @@
 //! The kinds of socket: what accepts, and what was accepted or connected; and an alarm without one.
 
 use super::{Key, Net};
-use crate::limits::LINGER_MAX_MS;
+use crate::limits::{LINGER_MAX_MS, NEXT_HOP_KEEPALIVE, NEXT_HOP_KEEPALIVES_MAX};
 use crate::policy::canonical;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -210,6 +210,7 @@ impl Connection {
         let fd = socket_with(family, SocketType::STREAM, flags, None)?;
         // What is sent is sent whole: waiting for acknowledgements only delays it.
         sockopt::set_tcp_nodelay(&fd, true)?;
+        notice_when_forgotten(&fd)?;
         match connect(&fd, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -312,4 +313,15 @@ impl Connection {
         let _ = shutdown(&fd, Shutdown::Write);
         net.0.linger(registered.key, fd, net.now() + Duration::from_millis(LINGER_MAX_MS));
     }
+}
+
+/// Has the kernel ask a silent peer whether it still has the connection. Who waits for a greeting or
+/// a reply has nothing to send, so nothing else would tell. Linux forgets a connection without a
+/// reset when its listening socket is closed just as the handshake ends (a next hop that restarts
+/// under load: seen), as does a host that lost power, or a firewall that was restarted.
+fn notice_when_forgotten(fd: &OwnedFd) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(fd, NEXT_HOP_KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(fd, NEXT_HOP_KEEPALIVE)?;
+    sockopt::set_tcp_keepcnt(fd, NEXT_HOP_KEEPALIVES_MAX)?;
+    Ok(sockopt::set_socket_keepalive(fd, true)?)
 }

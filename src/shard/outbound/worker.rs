@@ -19,6 +19,7 @@ use crate::smtp::client::{Cause, Recipient, Stage, Transaction};
 use crate::smtp::envelope::BodyType;
 use futures_lite::FutureExt;
 use std::cell::Cell;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -51,6 +52,10 @@ pub fn spawn(context: &Rc<Context>, next_hop: NextHopId, job: Job) {
     context.net.spawn(async move {
         if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
             worker.context.metrics.worker_panics.increment(1);
+            if !worker.is_open.get() {
+                // Else nobody would know of its probe until the lease has run out.
+                worker.report_unreachable(&"a defect of this server");
+            }
         }
     });
 }
@@ -93,14 +98,14 @@ impl Drop for Worker {
 
 impl Worker {
     async fn run(&self) {
-        let opened = self.context.net.now();
+        let (opened, began_ms) = (self.context.net.now(), self.context.now_ms());
         let mut link = match Link::open(&self.context, self.state()).await {
             Ok(link) => link,
-            Err(lost) => return self.unreachable(&lost),
+            Err(lost) => return self.unreachable(&lost, began_ms),
         };
         self.context.metrics.next_hop_connections.opened.increment(1);
         self.is_open.set(true);
-        self.state().opened();
+        self.state().opened(self.context.now_ms());
         self.pool().connections.update(|count| count + 1);
         if self.state().state.reached() {
             eprintln!("gatepost: next hop {} can be reached again", self.state().name);
@@ -189,32 +194,31 @@ impl Worker {
     }
 
     /// The next hop could not be reached: its mail waits, and no attempt is counted.
-    fn unreachable(&self, lost: &Lost) {
+    fn unreachable(&self, lost: &Lost, began_ms: u64) {
         let context = &self.context;
         if matches!(lost, Lost::Ending) {
             self.job.set(None);
             return;
         }
         context.metrics.next_hop_connections.failed.increment(1);
-        let random = context.outbound.random();
         let state = self.state();
+        let is_up = state.availability(context.now_ms()) == Availability::Up;
+        let is_refused = matches!(lost, Lost::Dialogue(failure) if matches!(failure.cause, Cause::Refused(_)));
+        // Another connection, begun later, got its hello answered: what befalls this one is old news.
+        let is_late = matches!(lost, Lost::Dialogue(_)) && state.was_opened_after(began_ms);
+        let (pool, now_ms) = (self.pool(), context.now_ms());
         // A next hop that refuses this connection while others work, or did a moment ago, has
         // enough of them, if only of another shard's idle ones: it is busy, not down.
-        let is_refused = matches!(lost, Lost::Dialogue(failure) if matches!(failure.cause, Cause::Refused(_)));
-        let is_crowded = is_refused
-            && state.is_connected(context.now_ms())
-            && state.availability(context.now_ms()) == Availability::Up;
-        if lost.is_our_shortage() && state.availability(context.now_ms()) == Availability::Up {
-            self.pool().crowded_until_ms.set(context.now_ms() + NEXT_HOP_CROWDED_MS);
-        } else if is_crowded {
-            let (pool, now_ms) = (self.pool(), context.now_ms());
+        if is_up && is_refused && state.is_connected(now_ms) {
             // Once for all attempts that are refused together.
             if pool.connections.get() == 0 && pool.crowded_until_ms.get() <= now_ms {
                 state.ask_for_connection();
             }
             pool.crowded_until_ms.set(pool.crowded_until_ms.get().max(now_ms + NEXT_HOP_CROWDED_MS));
-        } else if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), random) {
-            eprintln!("gatepost: next hop {} cannot be reached: {lost}; its mail waits in the queue", state.name);
+        } else if is_up && (lost.is_our_shortage() || (is_late && !is_refused)) {
+            pool.crowded_until_ms.set(now_ms + NEXT_HOP_CROWDED_MS);
+        } else {
+            self.report_unreachable(lost);
         }
         let Some(job) = self.job.take() else { return };
         let mut schedule = context.outbound.schedule.borrow_mut();
@@ -224,6 +228,14 @@ impl Worker {
         }
         // A session does not wait for a next hop that is down.
         settle::acknowledge(schedule.cool(job.message), &context.metrics.ack_delays.next_hop_down);
+    }
+
+    /// Takes the next hop down, or says that its probe failed; the first that does tells why.
+    fn report_unreachable(&self, reason: &dyn fmt::Display) {
+        let (context, state) = (&self.context, self.state());
+        if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), context.outbound.random()) {
+            eprintln!("gatepost: next hop {} cannot be reached: {reason}; its mail waits in the queue", state.name);
+        }
     }
 
     /// Tries to deliver a job. False: the connection is of no more use.
