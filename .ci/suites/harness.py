@@ -5,10 +5,12 @@ cases to run, or none for all of them. Every wait is bounded; nothing depends on
 is.
 """
 
+import os
 import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -74,14 +76,36 @@ class Gateway:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failure, *_):
+        if failure:
+            self.tell()
         self.process.kill()
         self.process.wait()
 
+    def scrape(self, timeout=PATIENCE):
+        with urllib.request.urlopen(self.metrics, timeout=timeout) as response:
+            return response.read().decode().splitlines()
+
     def metric(self, name):
-        with urllib.request.urlopen(self.metrics, timeout=PATIENCE) as response:
-            lines = response.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if re.match(re.escape(name) + r"[ {]", line))
+        return sum(float(line.split()[-1]) for line in self.scrape() if re.match(re.escape(name) + r"[ {]", line))
+
+    def tell(self):
+        """Prints all that may explain a failure."""
+        print(f"--- the gateway on {self.server}, spool {self.spool}, exit code {self.process.poll()}")
+        print("".join(self.errors[-50:]), end="")
+        if self.process.poll() is None:
+            try:
+                # What has a value; how the times are spread explains little.
+                print("\n".join(line for line in self.scrape(timeout=10)
+                                if not line.startswith("#") and "_bucket{" not in line and line.split()[-1:] > ["0"]))
+            except OSError as error:
+                print(f"no metrics: {error}")
+            for line in connections(self.process.pid):
+                print(line)
+        listed = subprocess.run([GATEPOST, "queue", "list", "--spool", self.spool], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False)
+        *first, last = listed.stdout.decode(errors="replace").splitlines() or [""]
+        print("\n".join([*first[:20], *["..."] * (len(first) > 20), last]), flush=True)
 
     def stop(self):
         """Ends it with SIGTERM; what it printed on standard error."""
@@ -104,6 +128,32 @@ class Gateway:
 
     def connect(self, source=None):
         return socket.create_connection(self.address, PATIENCE, (source, 0) if source else None)
+
+
+def connections(process):
+    """What the kernel says of a process's TCP sockets, but for those that listen."""
+    states = ["", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT",
+              "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"]
+
+    def address(field):
+        host, port = field.split(":")
+        words = [struct.pack("=I", int(host[at:at + 8], 16)) for at in range(0, len(host), 8)]
+        return f"{socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b''.join(words))}:{int(port, 16)}"
+
+    inodes = set()
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        try:
+            inodes.update(re.findall(r"^socket:\[(\d+)\]$", os.readlink(link)))
+        except OSError:
+            pass
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if not os.path.exists(table):
+            continue
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, local, remote, state, queues, timer, again, _, _, inode, *_ = line.split()
+            if inode in inodes and states[int(state, 16)] != "LISTEN":
+                yield (f"{states[int(state, 16)]} {address(local)} -> {address(remote)}, queues {queues}, "
+                       f"timer {timer}, {int(again, 16)} times again")
 
 
 def until(what, done):
