@@ -131,7 +131,7 @@ class Gateway:
 
 
 def connections(process):
-    """What the kernel says of a process's TCP sockets, but for those that listen."""
+    """What the kernel says of a process's TCP connections, and what their other ends are, which are on this machine."""
     states = ["", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT",
               "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"]
 
@@ -140,20 +140,20 @@ def connections(process):
         words = [struct.pack("=I", int(host[at:at + 8], 16)) for at in range(0, len(host), 8)]
         return f"{socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b''.join(words))}:{int(port, 16)}"
 
-    inodes = set()
+    inodes, known = set(), {}
     for link in Path(f"/proc/{process}/fd").iterdir():
         try:
             inodes.update(re.findall(r"^socket:\[(\d+)\]$", os.readlink(link)))
         except OSError:
             pass
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not os.path.exists(table):
-            continue
-        for line in Path(table).read_text().splitlines()[1:]:
+        for line in Path(table).read_text().splitlines()[1:] if os.path.exists(table) else []:
             _, local, remote, state, queues, timer, again, _, _, inode, *_ = line.split()
-            if inode in inodes and states[int(state, 16)] != "LISTEN":
-                yield (f"{states[int(state, 16)]} {address(local)} -> {address(remote)}, queues {queues}, "
-                       f"timer {timer}, {int(again, 16)} times again")
+            known[local, remote] = states[int(state, 16)], f"queues {queues}, timer {timer}, {int(again, 16)} times again", inode
+    for (local, remote), (state, details, inode) in known.items():
+        if inode in inodes and state != "LISTEN":
+            other_end, *_ = known.get((remote, local), ("nothing",))
+            yield f"{state} {address(local)} -> {address(remote)}, where it is {other_end}; {details}"
 
 
 def until(what, done):
