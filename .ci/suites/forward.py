@@ -74,8 +74,8 @@ class NextHop:
 
     def __init__(self):
         NextHop.number += 1
-        self.held = reserve(self.host)
-        self.port = self.held.getsockname()[1]
+        self.reserved = reserve(self.host)
+        self.port = self.reserved.getsockname()[1]
         self.directory = SCRATCH / f"{type(self).__name__}-{NextHop.number}"
         self.directory.mkdir()
         self.process = None
@@ -191,8 +191,8 @@ class Postfix(NextHop):
 
     def __init__(self, *settings):
         super().__init__()
-        self.plain_held = reserve(self.host)
-        self.plain_port = self.plain_held.getsockname()[1]
+        self.plain_reserved = reserve(self.host)
+        self.plain_port = self.plain_reserved.getsockname()[1]
         self.config = self.directory / "etc"
         user = pwd.getpwnam("postfix")
         for name in ("etc", "data", "queue", "mail", "logs"):
