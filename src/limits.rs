@@ -103,6 +103,14 @@ pub const RELAY_MESSAGE_RATE_DEFAULT_PER_MINUTE: u32 = 5;
 pub const IPV6_PREFIX_DEFAULT: u8 = 64;
 /// Default of `--table-slots`.
 pub const TABLE_SLOTS_DEFAULT: u32 = 1 << 20;
+/// Most ranges of the dynamic block list (E14).
+pub const BLOCKS_MAX: usize = 100_000;
+/// Default of `gatepost block add --for`.
+pub const BLOCK_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// Longest that a range can be blocked at run time; `--block` is for ever.
+pub const BLOCK_LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How often ranges whose time is over are dropped from the list.
+pub const BLOCKS_SWEEP_MS: u64 = 10_000;
 /// Pending connections a listener's kernel queue may hold (capped by net.core.somaxconn).
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Connections accepted in one turn of the dispatcher before sessions get theirs.
@@ -236,6 +244,21 @@ pub const METRICS_REQUEST_MS: u64 = 10_000;
 /// How often gathered histogram samples are tidied.
 pub const METRICS_UPKEEP_MS: u64 = 5_000;
 
+/// Commands that the admin socket serves at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// Commands that may wait for their turn there.
+pub const ADMIN_BACKLOG: i32 = 64;
+/// Longest request on the admin socket.
+pub const ADMIN_REQUEST_MAX_OCTETS: usize = 64 * KB;
+/// Longest answer on the admin socket, for the command that reads it.
+pub const ADMIN_ANSWER_MAX_OCTETS: usize = 16 * MB;
+/// How long a request or an answer may be on its way on the admin socket.
+pub const ADMIN_TRANSFER_MS: u64 = 10_000;
+/// How long a command waits for its answer: for its turn, the work and the transfer.
+pub const ADMIN_ANSWER_MS: u64 = 30_000;
+/// Pause of the admin socket after accept failed for want of descriptors or memory.
+pub const ADMIN_PAUSE_MS: u64 = 100;
+
 /// Default of `--min-free-disk`.
 pub const FREE_DISK_MIN_DEFAULT_OCTETS: u64 = 500 * MB as u64;
 /// Default of `--min-free-memory`.
@@ -261,6 +284,8 @@ const _: () = {
     assert!(RECORD_MAX_OCTETS as u64 <= SEGMENT_MIN_OCTETS);
     assert!(RECORD_MAX_OCTETS <= BATCH_MAX_OCTETS);
     assert!(SEGMENT_MIN_OCTETS <= SEGMENT_MAX_OCTETS);
+    // A blocked range as JSON takes up to 90 octets.
+    assert!(128 * BLOCKS_MAX <= ADMIN_ANSWER_MAX_OCTETS && ADMIN_TRANSFER_MS < ADMIN_ANSWER_MS);
     // NextHopId and RouteId are 16 bits wide.
     assert!(NEXT_HOPS_MAX <= 1 << 16 && ROUTES_MAX <= 1 << 16);
     assert!(NEXT_HOPS_PER_ROUTE_MAX <= NEXT_HOPS_MAX && NEXT_HOP_STRIKES_MAX > 0 && NEXT_HOP_WINDOW_DEFAULT > 0);

@@ -4,6 +4,7 @@ use clap::Parser;
 use gatepost::config::Config;
 use gatepost::config::options::{Cli, Command, ServeOptions};
 use gatepost::control::Control;
+use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::preflight::{self, ExitCode, Failure};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
@@ -39,6 +40,7 @@ fn main() -> process::ExitCode {
     };
     let result = match cli.command {
         Command::Serve(options) => serve(*options),
+        Command::Block(command) => cmd::block::run(command, &mut BufWriter::new(io::stdout().lock())),
         Command::Queue(command) => cmd::queue::run(command, &mut BufWriter::new(io::stdout().lock())),
     };
     match result {
@@ -65,6 +67,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     preflight::check_descriptors(&config, shards)?;
     let spool = SpoolDirectory::open(&config.spool)?;
     let bindings = preflight::bind(&config.bindings, shards)?;
+    let (admin_listener, admin_socket) = config.admin_socket.as_deref().map(admin::bind).transpose()?.unzip();
     let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
     let recovered = recover(&spool, shards, &config)?;
     let recorder = install_recorder()?;
@@ -85,6 +88,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         shared: shared.clone(),
         doorbells: doorbells.clone(),
         metrics_listener,
+        admin_listener,
         recorder,
         drain_timeout: config.drain_timeout,
         next_hops: config.delivery.next_hops.clone(),
@@ -112,7 +116,8 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     drop(sender);
     watch_shards(&news, &shared, shards, || {
         // Nobody may be listening to what it says.
-        let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, metrics_address);
+        let admin_path = admin_socket.as_ref().map(AdminSocket::path);
+        let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
         if left_over > 0 {
             let _ = writeln!(
                 io::stdout(),
@@ -259,6 +264,7 @@ fn say_what_it_does(
     spool: &Path,
     (messages, octets): (u64, u64),
     addresses: &[SocketAddr],
+    admin_path: Option<&Path>,
     metrics_address: Option<SocketAddr>,
 ) -> io::Result<()> {
     let out = &mut io::stdout().lock();
@@ -285,6 +291,9 @@ fn say_what_it_does(
             writeln!(out, "delivering to {}", names.join(", "))?;
         }
         next_hops => writeln!(out, "delivering to {} next hops", next_hops.len())?,
+    }
+    if let Some(path) = admin_path {
+        writeln!(out, "admin socket at {}", path.display())?;
     }
     if let Some(address) = metrics_address {
         writeln!(out, "metrics at http://{address}/metrics")?;

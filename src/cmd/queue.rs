@@ -1,6 +1,7 @@
 //! `gatepost queue`: reads a spool where it lies, beside a running gateway or without one. It
 //! changes nothing, and may miss what is being written at that moment.
 
+use super::output_failure;
 use crate::config::options::QueueCommand;
 use crate::control::preflight::{ExitCode, Failure};
 use crate::queue::disk::{Disk, spill_name};
@@ -219,10 +220,6 @@ fn read(directory: &Directory, mut visit: impl FnMut(&Record<'_>, &Statuses) -> 
         eprintln!("gatepost: {path}/{damage}");
     }
     result.map_err(|error| output_failure(&error))
-}
-
-fn output_failure(error: &io::Error) -> Failure {
-    Failure::new(ExitCode::IoError, format!("cannot print: {error}"))
 }
 
 fn print(directory: &Directory, record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {

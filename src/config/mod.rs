@@ -7,7 +7,7 @@
 mod binding;
 mod next_hop;
 pub mod options;
-mod units;
+pub mod units;
 
 pub use binding::Binding;
 pub use next_hop::{DeliveryConfig, Host, NextHopAddress};
@@ -18,7 +18,7 @@ use crate::smtp::address::is_domain;
 use crate::smtp::server::{Extensions, Profile, Revision, Role};
 use binding::bindings;
 use ipnet::IpNet;
-use options::ServeOptions;
+use options::{ADMIN_SOCKET, ServeOptions};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -107,6 +107,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Where the metrics endpoint listens.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where the admin socket is made.
+    pub admin_socket: Option<PathBuf>,
     /// Options that were given and are not active in this version.
     pub inactive: Vec<&'static str>,
 }
@@ -164,6 +166,7 @@ impl Config {
             delivery,
             drain_timeout: options.drain_timeout,
             metrics_listen: options.metrics_listen.0,
+            admin_socket: admin_socket(&options),
             inactive: inactive(&options),
             spool: options.spool,
             hostname,
@@ -296,6 +299,14 @@ fn blocked(
     Ok(ranges.into_iter().collect())
 }
 
+fn admin_socket(options: &ServeOptions) -> Option<PathBuf> {
+    match &options.admin_socket {
+        None => Some(options.spool.join(ADMIN_SOCKET)),
+        Some(none) if none.as_os_str() == "none" => None,
+        Some(path) => Some(path.clone()),
+    }
+}
+
 fn check_domain(option: &'static str, domain: &str) -> Result<(), ConfigError> {
     if is_domain(domain.as_bytes()) && !domain.starts_with('[') {
         return Ok(());
@@ -362,6 +373,7 @@ mod tests {
         assert_eq!(config.watermarks.free_memory_min, limits::FREE_MEMORY_MIN_DEFAULT_OCTETS);
         assert_eq!(config.drain_timeout, limits::DRAIN_TIMEOUT_DEFAULT);
         assert_eq!(config.metrics_listen, Some("127.0.0.1:9125".parse().expect("an address")));
+        assert_eq!(config.admin_socket, Some("./gatepost-spool/admin.sock".into()));
         assert!(config.accepted_domains.is_empty() && config.inactive.is_empty() && config.warnings().is_empty());
     }
 
@@ -384,6 +396,7 @@ mod tests {
             "--max-message-size=0",
             "--inactivity-timeout=0",
             "--metrics-listen=none",
+            "--admin-socket=none",
             "--tarpit=0",
             "--next-hop=a:25",
         ])
@@ -402,7 +415,7 @@ mod tests {
         for (client, blocked) in [("192.0.2.9", true), ("198.51.100.1", true), ("198.51.100.2", false)] {
             assert_eq!(config.blocked.contains(client.parse().expect("an address")), blocked, "{client}");
         }
-        assert_eq!(config.metrics_listen, None);
+        assert_eq!((config.metrics_listen, config.admin_socket), (None, None));
         assert_eq!(config.inactive, ["--relay-message-rate"]);
         assert_eq!(config.delivery.next_hops.len(), 1);
     }

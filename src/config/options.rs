@@ -2,7 +2,9 @@
 
 use super::units;
 use crate::limits;
+use crate::policy::parse_range;
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +29,69 @@ pub enum Command {
     /// Look into the queue.
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Refuse clients for some time, on the gateway bindings of a running gateway.
+    ///
+    /// The list is kept in memory: a restart forgets it. --block and --block-file of serve are for good.
+    #[command(subcommand)]
+    Block(BlockCommand),
 }
+
+/// `gatepost block ...`
+#[derive(Debug, Subcommand)]
+pub enum BlockCommand {
+    /// Block an address or a range from now on; sessions that are open go on. One that is blocked gets the new time.
+    Add {
+        /// An address, or an address and a prefix length.
+        #[arg(value_name = "CIDR", value_parser = parse_range)]
+        range: IpNet,
+        /// For how long. ms, s, m, h, d.
+        #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = block_duration)]
+        duration: Duration,
+        /// Which gateway.
+        #[command(flatten)]
+        gateway: GatewayOption,
+    },
+    /// List what is blocked, and for how much longer.
+    List {
+        /// One JSON object a line: cidr, seconds_left.
+        #[arg(long)]
+        json: bool,
+        /// Which gateway.
+        #[command(flatten)]
+        gateway: GatewayOption,
+    },
+    /// Block a range no longer; as it was added.
+    Remove {
+        /// An address, or an address and a prefix length.
+        #[arg(value_name = "CIDR", value_parser = parse_range)]
+        range: IpNet,
+        /// Which gateway.
+        #[command(flatten)]
+        gateway: GatewayOption,
+    },
+}
+
+/// Which running gateway to talk to.
+#[derive(Debug, Args)]
+pub struct GatewayOption {
+    /// The spool directory of the running gateway; its admin socket is DIR/admin.sock.
+    #[arg(long, value_name = "DIR", default_value = "./gatepost-spool")]
+    pub spool: PathBuf,
+    /// The admin socket, where serve was given another.
+    #[arg(long, value_name = "PATH", conflicts_with = "spool")]
+    pub admin_socket: Option<PathBuf>,
+}
+
+impl GatewayOption {
+    /// Where the gateway's admin socket is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.admin_socket.clone().unwrap_or_else(|| self.spool.join(ADMIN_SOCKET))
+    }
+}
+
+/// The admin socket's name in a spool.
+pub const ADMIN_SOCKET: &str = "admin.sock";
 
 /// `gatepost queue ...`
 #[derive(Debug, Subcommand)]
@@ -189,6 +253,9 @@ pub struct ServeOptions {
     /// Address and port of the Prometheus endpoint, or `none`.
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "127.0.0.1:9125", value_parser = optional_address)]
     pub metrics_listen: OptionalAddress,
+    /// The Unix socket on which `gatepost block` and others talk to this gateway, or `none`. [default: SPOOL/admin.sock]
+    #[arg(long, value_name = "PATH|none")]
+    pub admin_socket: Option<PathBuf>,
 }
 
 /// An address, or `none`.
@@ -202,4 +269,16 @@ fn optional_address(text: &str) -> Result<OptionalAddress, String> {
     text.parse()
         .map(|address| OptionalAddress(Some(address)))
         .map_err(|_| "expected ADDR:PORT, as in 127.0.0.1:9125, or none".to_owned())
+}
+
+fn block_duration(text: &str) -> Result<Duration, String> {
+    let duration = units::duration(text)?;
+    if duration.is_zero() {
+        return Err("that is not at all; gatepost block remove ends a block".to_owned());
+    }
+    if duration > limits::BLOCK_LONGEST {
+        let longest = units::show(limits::BLOCK_LONGEST);
+        return Err(format!("longer than {longest}; serve --block is for good"));
+    }
+    Ok(duration)
 }

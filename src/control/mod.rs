@@ -1,20 +1,22 @@
-//! The control thread: signals, the metrics endpoint, next hops' names; and what happens before any
+//! The control thread: signals, the metrics endpoint, the admin socket, next hops' names; and what happens before any
 //! thread runs.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
 //! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection
 //! ends alone; a signal handler that cannot be installed ends the process before it serves.
 
+pub mod admin;
 mod endpoint;
 pub mod preflight;
 mod resolver;
 
 use crate::config::{Host, NextHopAddress};
-use crate::limits::METRICS_UPKEEP_MS;
+use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
 use crate::shard::{Doorbell, Shared, Stage};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,6 +30,8 @@ pub struct Control {
     pub doorbells: Vec<Doorbell>,
     /// The metrics endpoint's socket.
     pub metrics_listener: Option<TcpListener>,
+    /// The admin socket.
+    pub admin_listener: Option<UnixListener>,
     /// Renders the metrics.
     pub recorder: PrometheusHandle,
     /// The next hops, in the order of their ids.
@@ -47,6 +51,11 @@ impl Control {
             if let Some(listener) = self.metrics_listener {
                 tokio::spawn(endpoint::serve(listener, self.recorder.clone(), self.shared.clone()));
             }
+            let commands = Arc::new(admin::Commands { shared: self.shared.clone() });
+            if let Some(listener) = self.admin_listener {
+                tokio::spawn(admin::serve(listener, commands.clone()));
+            }
+            tokio::spawn(sweep(commands));
             tokio::spawn(upkeep(self.recorder));
             for (index, next_hop) in self.next_hops.into_iter().enumerate() {
                 if let Host::Name(name) = next_hop.host {
@@ -96,5 +105,15 @@ async fn upkeep(recorder: PrometheusHandle) {
     loop {
         ticks.tick().await;
         recorder.run_upkeep();
+    }
+}
+
+/// Ranges whose time is over must not be kept by a list that nobody changes.
+async fn sweep(commands: Arc<admin::Commands>) {
+    let mut ticks = interval(Duration::from_millis(BLOCKS_SWEEP_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        commands.sweep_blocks();
     }
 }

@@ -9,16 +9,20 @@ use crate::limits::{
 };
 use crate::shard::storage::SpoolError;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
-/// Exit codes of sysexits(3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Exit codes: those of sysexits(3), and one of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 #[allow(missing_docs, reason = "they are named in sysexits(3)")]
 pub enum ExitCode {
+    /// What a command is to act on is not there: not in sysexits(3).
+    NotThere = 1,
     Usage = 64,
     NoInput = 66,
     Unavailable = 69,

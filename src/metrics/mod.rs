@@ -152,7 +152,13 @@ impl ShardMetrics {
             connections_refused: Reply::ALL
                 .iter()
                 .map(|reply| match reply {
-                    Reply::TooManyConnections | Reply::TooManyConnectionsFromSource | Reply::ShuttingDown => {
+                    Reply::BlockedSource
+                    | Reply::BlockedSourceForATime
+                    | Reply::NotConfigured
+                    | Reply::OutOfResources
+                    | Reply::TooManyConnections
+                    | Reply::TooManyConnectionsFromSource
+                    | Reply::ShuttingDown => {
                         metrics::counter!(CONNECTIONS_REFUSED, "reason" => reply.row().reason.unwrap_or_default())
                     }
                     _ => Counter::noop(),
