@@ -24,6 +24,7 @@ use place::FileId;
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, Socket, Type};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, absolute};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ use wire::{Answer, BlockedRange, Request};
 pub struct AdminSocket {
     place: Place,
     id: FileId,
+    /// Keeps the inode from being given to another file.
+    _file: OwnedFd,
 }
 
 impl AdminSocket {
@@ -68,11 +71,12 @@ pub fn bind(path: &Path) -> Result<(UnixListener, AdminSocket), Failure> {
         socket.bind(&place.address()?)?;
         socket.listen(ADMIN_BACKLOG)?;
         socket.set_nonblocking(true)?;
+        let file = place.hold()?;
         let (id, _) = place.file()?;
-        Ok((UnixListener::from(std::os::fd::OwnedFd::from(socket)), id))
+        Ok((UnixListener::from(OwnedFd::from(socket)), id, file))
     };
-    let (listener, id) = open().map_err(failed)?;
-    Ok((listener, AdminSocket { place, id }))
+    let (listener, id, file) = open().map_err(failed)?;
+    Ok((listener, AdminSocket { place, id, _file: file }))
 }
 
 /// Removes the socket that a process left which was killed; fails where one answers.

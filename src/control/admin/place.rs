@@ -65,6 +65,11 @@ impl Place {
         Ok(((stat.st_dev, stat.st_ino), FileType::from_raw_mode(stat.st_mode) == FileType::Socket))
     }
 
+    /// Holds the file that is there: its inode is not used again as long as this lives.
+    pub fn hold(&self) -> io::Result<OwnedFd> {
+        Ok(openat(&self.directory, &self.name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
     /// Removes the file that is there.
     pub fn remove(&self) -> io::Result<()> {
         Ok(unlinkat(&self.directory, &self.name, AtFlags::empty())?)
