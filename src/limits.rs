@@ -265,6 +265,8 @@ pub const FREE_DISK_MIN_DEFAULT_OCTETS: u64 = 500 * MB as u64;
 pub const FREE_MEMORY_MIN_DEFAULT_OCTETS: u64 = 100 * MB as u64;
 /// How often free disk and memory are looked at.
 pub const RESOURCES_SAMPLE_MS: u64 = 1_000;
+/// How late a sample may be before it counts as one that is short.
+pub const RESOURCES_LATE_MS: u64 = 5_000;
 
 // --- drain --------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ use gatepost::config::options::{Cli, Command, ServeOptions};
 use gatepost::control::Control;
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::preflight::{self, ExitCode, Failure};
+use gatepost::control::resources::Resources;
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
@@ -89,6 +90,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         doorbells: doorbells.clone(),
         metrics_listener,
         admin_listener,
+        resources: Resources::new(&config.watermarks, spool.path(), shared.clone())?,
         recorder,
         drain_timeout: config.drain_timeout,
         next_hops: config.delivery.next_hops.clone(),

@@ -42,7 +42,8 @@ class Gateway:
         Gateway.started += 1
         self.spool = Path(spool or SCRATCH / f"spool-{Gateway.started}")
         given = " ".join(options)
-        defaults = [option for option in ("--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--shards=2")
+        defaults = [option for option in ("--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--shards=2",
+                                           "--min-free-disk=0", "--min-free-memory=0")
                     if option.split("=")[0] + "=" not in given]
         self.process = subprocess.Popen(
             [GATEPOST, "serve", "--hostname=mx.test.example", "--accept-domain=test.example",

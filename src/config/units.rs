@@ -40,6 +40,22 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1024_u64.pow(power)).ok_or_else(|| "too large".to_owned())
 }
 
+/// The units of sizes, largest first.
+const SIZES: [(u64, &str); 5] = [(1 << 40, "TB"), (1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"), (1, "B")];
+
+/// A size as [`size`] reads it, in the largest unit that shows it whole.
+pub fn show_size(octets: u64) -> String {
+    let (factor, unit) =
+        SIZES.into_iter().find(|(factor, _)| octets >= *factor && octets.is_multiple_of(*factor)).unwrap_or((1, "B"));
+    format!("{}{unit}", octets / factor)
+}
+
+/// A size to be read: two digits at least, rounded down.
+pub fn show_size_roughly(octets: u64) -> String {
+    let (factor, unit) = SIZES.into_iter().find(|(factor, _)| octets / factor >= 10).unwrap_or((1, "B"));
+    format!("{} {unit}", octets / factor)
+}
+
 fn split(text: &str) -> Result<(u64, &str), String> {
     let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
@@ -74,6 +90,24 @@ mod tests {
         for text in ["0ms", "250ms", "1500ms", "5s", "90s", "1m", "2h", "36h", "2d", "365d"] {
             let duration = duration(text).expect("valid");
             assert_eq!(show(duration), text);
+        }
+    }
+
+    #[test]
+    fn shown_sizes() {
+        for text in ["0B", "1B", "1000B", "1KB", "1500KB", "500MB", "1GB", "1000TB"] {
+            assert_eq!(show_size(size(text).expect("valid")), text);
+        }
+        for (octets, text) in [
+            (0, "0 B"),
+            (9999, "9999 B"),
+            (10_240, "10 KB"),
+            (500 << 20, "500 MB"),
+            ((500 << 20) - 1, "499 MB"),
+            (2 << 30, "2048 MB"),
+            (35 << 30, "35 GB"),
+        ] {
+            assert_eq!(show_size_roughly(octets), text);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The control thread: signals, the metrics endpoint, the admin socket, next hops' names; and what happens before any
+//! The control thread: signals, the metrics endpoint, the admin socket, next hops' names, watermarks; and what happens before any
 //! thread runs.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
@@ -7,13 +7,16 @@
 
 pub mod admin;
 mod endpoint;
+mod memory;
 pub mod preflight;
 mod resolver;
+pub mod resources;
 
 use crate::config::{Host, NextHopAddress};
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
 use crate::shard::{Doorbell, Shared, Stage};
 use metrics_exporter_prometheus::PrometheusHandle;
+use resources::Resources;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -32,6 +35,8 @@ pub struct Control {
     pub metrics_listener: Option<TcpListener>,
     /// The admin socket.
     pub admin_listener: Option<UnixListener>,
+    /// Disk and memory.
+    pub resources: Resources,
     /// Renders the metrics.
     pub recorder: PrometheusHandle,
     /// The next hops, in the order of their ids.
@@ -56,6 +61,7 @@ impl Control {
                 tokio::spawn(admin::serve(listener, commands.clone()));
             }
             tokio::spawn(sweep(commands));
+            tokio::spawn(self.resources.watch());
             tokio::spawn(upkeep(self.recorder));
             for (index, next_hop) in self.next_hops.into_iter().enumerate() {
                 if let Host::Name(name) = next_hop.host {

@@ -42,6 +42,9 @@ names! {
     QUEUE_MESSAGES = "gatepost_queue_messages", describe_gauge, Count, "Messages in the queue.";
     QUEUE_BYTES = "gatepost_queue_bytes", describe_gauge, Bytes, "Octets of the messages in the queue.";
     BODY_MEMORY = "gatepost_body_memory_bytes", describe_gauge, Bytes, "Memory taken by messages that are arriving.";
+    FREE_DISK = "gatepost_free_disk_bytes", describe_gauge, Bytes, "Free space on the spool's filesystem, for all but root.";
+    FREE_MEMORY = "gatepost_free_memory_bytes", describe_gauge, Bytes, "Free memory: the lower of what the machine has available and what its control groups' limits leave.";
+    RESOURCES_SHORT = "gatepost_resources_short", describe_gauge, Count, "1 while disk or memory is below its watermark and mail is refused, 0 otherwise.";
     BUILD_INFO = "gatepost_build_info", describe_gauge, Count, "1, labelled with the version.";
 }
 

@@ -238,6 +238,12 @@ impl Setup {
         if !given("--shards") {
             command.arg("--shards=2");
         }
+        // So that no test depends on what the machine has to spare.
+        for watermark in ["--min-free-disk", "--min-free-memory"] {
+            if !given(watermark) {
+                command.arg(format!("{watermark}=0"));
+            }
+        }
         command.arg("--spool").arg(&self.spool).args(&self.options);
         self.confinement.apply(&mut command);
         command
