@@ -167,7 +167,9 @@ fn bind_all(addresses: &[SocketAddr], shards: usize) -> Result<Vec<Sockets>, Fai
     addresses
         .iter()
         .map(|&address| {
-            let ipv6_only = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+            // Two that ask for any port get different ones.
+            let taken = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+            let ipv6_only = address.port() != 0 && addresses.iter().any(taken);
             let failed = |error| bind_failure("--listen", address, &error);
             // With SO_REUSEPORT a second process of the same user would share the port silently.
             if address.port() != 0 {

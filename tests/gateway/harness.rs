@@ -38,6 +38,8 @@ pub const RATE: &str = "421 4.4.2 Message submission rate for this client has ex
 pub const SHUTDOWN: &str = "421 4.3.2 Service shutting down";
 pub const D1: &str = "421 4.4.1 Connection timed out";
 pub const D2: &str = "451 4.7.0 Timeout waiting for client input";
+pub const NOT_CONFIGURED: &str = "421 4.3.2 Service not available";
+pub const RESOURCES: &str = "452 4.3.1 Insufficient system resources";
 pub const BANNER: &str = "220 mx.test.example ESMTP Gatepost ready";
 
 /// A directory that vanishes with the test.
@@ -482,6 +484,21 @@ impl Gateway {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// Runs another command of the program on this gateway: `gatepost ARGUMENTS --spool SPOOL`.
+    pub fn command(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(&*GATEPOST);
+        command.args(arguments).arg("--spool").arg(&self.spool);
+        run_to_end(command)
+    }
+
+    /// The same, which must go well; what it prints.
+    #[track_caller]
+    pub fn tell(&self, arguments: &[&str]) -> String {
+        let ended = self.command(arguments);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        ended.stdout
     }
 
     /// Names of the files in its shards' directories that begin with `prefix`.

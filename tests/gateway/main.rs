@@ -4,6 +4,9 @@
 //! used. What needs more than a toolchain (other vendors' clients, mounts) is in `.ci/suites`.
 
 mod ack_delay;
+mod admin;
+mod bindings;
+mod blocks;
 mod delivery;
 mod harness;
 mod limits;
@@ -16,3 +19,4 @@ mod resources;
 mod sessions;
 mod shutdown;
 mod spool;
+mod watermarks;
