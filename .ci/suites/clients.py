@@ -445,5 +445,38 @@ def a_full_disk_tmpfs():
         full_disk(directory)
 
 
+@case
+def below_the_watermark_of_free_space():
+    with small_filesystem("tmpfs") as directory:
+        ballast = directory / "ballast"
+        with Gateway("--shards=1", "--min-free-disk=2MB", spool=directory / "spool") as gateway, \
+                smtplib.SMTP(*gateway.address, timeout=PATIENCE) as session:
+            session.ehlo()
+            sender = Sender(gateway.spool)
+            assert sender.send(session, 1000)
+            for _ in range(2):
+                space = os.statvfs(directory)
+                with ballast.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - (1 << 20))
+                until("it is short", lambda: gateway.metric("gatepost_resources_short") == 1)
+                # There is room for this message: it is the watermark that refuses it.
+                assert not sender.send(session, 1000)
+                with gateway.connect() as connection:
+                    assert lines(connection, 1) == SHORT.encode() + b"\r\n"
+                    assert connection.recv(1) == b""
+                ballast.unlink()
+                until("there is room", lambda: gateway.metric("gatepost_resources_short") == 0)
+                assert sender.send(session, 1000)
+                with gateway.connect() as connection:
+                    assert lines(connection, 1) == BANNER
+            session.quit()
+            sender.check()
+            said = gateway.stop().splitlines()
+            begin = f"gatepost: free space on {gateway.spool.resolve()} is "
+            assert len(said) == 4 and all(line.startswith(begin) for line in said), said
+            assert all(", below --min-free-disk 2MB: mail is refused with 452" in line for line in said[::2]), said
+            assert all(", no longer below --min-free-disk 2MB" in line for line in said[1::2]), said
+
+
 if __name__ == "__main__":
     sys.exit(main())
