@@ -51,6 +51,10 @@ const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Longest time without a pass of glommio's reactor while file operations are in flight.
 const REACTOR_PASS_US: u64 = 500;
 const EVENTS_MAX: usize = 256;
+/// Added to every deadline. They are reckoned from the time of the dispatcher's last turn, while
+/// the peer may have sent or connected later in the turn: without this it would sometimes find a
+/// timer early by its own clock. Turns take a few milliseconds.
+const CLOCK_LAG_MS: u64 = 50;
 
 /// Epoll data of what is no slot.
 const DOORBELL: u64 = u64::MAX;
@@ -407,8 +411,7 @@ impl Inner {
     }
 
     fn set_deadline(&self, index: u32, deadline: Option<Instant>) {
-        // One up: a deadline in the middle of a millisecond must not fire before it.
-        self.wheel.borrow_mut().set(index, deadline.map(|deadline| self.ms(deadline) + 1));
+        self.wheel.borrow_mut().set(index, deadline.map(|deadline| self.ms(deadline) + CLOCK_LAG_MS));
         self.arm();
     }
 
