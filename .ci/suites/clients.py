@@ -3,7 +3,8 @@
 
 usage: clients.py GATEPOST DIRECTORY
 
-Needs swaks, curl, smtp-source (Postfix) and, for the full disk, the right to mount. Works in
+Needs swaks, curl, msmtp, smtp-source (Postfix), Exim (GATEPOST_EXIM says where) and, for it and the
+full disk, the right to mount. Works in
 DIRECTORY alone, on 127.0.0.0/8 and ::1, on ports that the kernel chooses. Every wait is bounded;
 nothing depends on how fast anything is. Ends with one line, `N passed, N failed`, and exits 1 when
 something failed. A client that is missing is a failure, not a reason to skip.
@@ -12,6 +13,7 @@ something failed. A client that is missing is a failure, not a reason to skip.
 import contextlib
 import os
 import re
+import shutil
 import smtplib
 import socket
 import struct
@@ -20,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 from harness import FROM, PATIENCE, SCRATCH, TO, Gateway, case, main, only, queue, run, same, shapes, smtp_source, until
 
@@ -30,12 +33,14 @@ SHORT = "452 4.3.1 Insufficient system resources"
 
 
 # --- clients -------------------------------------------------------------------------------------
+#
+# All of them meet the gateway as it is shipped.
 
 
 @case
 def swaks_sends_every_shape():
     for name, content in shapes():
-        with Gateway() as gateway:
+        with Gateway(as_shipped=True) as gateway:
             path = SCRATCH / "swaks.eml"
             # swaks reads Unix files, and takes a dot at their end for the end of data.
             content += b"end\r\n"
@@ -52,7 +57,7 @@ def swaks_sends_every_shape():
 
 @case
 def swaks_pipelines_and_is_refused():
-    with Gateway() as gateway:
+    with Gateway(as_shipped=True) as gateway:
         for options in (["--pipeline"], ["--protocol", "SMTP"], ["--protocol", "ESMTP"], ["--local-interface", "127.9.9.9"]):
             run("swaks", "--server", gateway.server, "--from", FROM, "--to", TO, *options)
         assert len(queue(gateway.spool)) == 4
@@ -65,7 +70,7 @@ def swaks_pipelines_and_is_refused():
 @case
 def curl_sends_every_shape():
     for _, content in shapes():
-        with Gateway() as gateway:
+        with Gateway(as_shipped=True) as gateway:
             path = SCRATCH / "curl.eml"
             path.write_bytes(content)
             run("curl", "--silent", "--show-error", f"smtp://{gateway.server}/curl.example", "--mail-from", FROM,
@@ -78,7 +83,7 @@ def curl_sends_every_shape():
 
 @case
 def curl_is_told_why_it_is_refused():
-    with Gateway() as gateway:
+    with Gateway(as_shipped=True) as gateway:
         path = SCRATCH / "large.eml"
         path.write_bytes(b"Subject: x\r\n\r\n" + (b"x" * 78 + b"\r\n") * ((11 << 20) // 80))
         url = f"smtp://{gateway.server}"
@@ -92,7 +97,7 @@ def curl_is_told_why_it_is_refused():
 
 @case
 def smtplib_sends_every_shape_in_one_session():
-    with Gateway() as gateway:
+    with Gateway(as_shipped=True) as gateway:
         expected = {}
         with smtplib.SMTP(*gateway.address, local_hostname="smtplib.example", timeout=PATIENCE) as client:
             client.ehlo()
@@ -137,7 +142,7 @@ def smtp_source_in_every_mode():
         (["-4", "-m", "20", "-C", "3"], 20),
     ]
     for options, count in modes:
-        with Gateway("--message-rate=0") as gateway:
+        with Gateway(as_shipped=True) as gateway:
             smtp_source(gateway, *options)
             messages = queue(gateway.spool)
             assert len(messages) == count, f"{options}: {len(messages)} of {count}"
@@ -159,7 +164,7 @@ def smtp_source_sends_a_file():
     content = b"".join(b"%s\n" % line for line in (b"Subject: file", b"", b".", b"..", b".x", b"text", b"", b"y" * 5000)) * 40
     path = SCRATCH / "source.eml"
     path.write_bytes(content)
-    with Gateway("--message-rate=0") as gateway:
+    with Gateway(as_shipped=True) as gateway:
         smtp_source(gateway, "-m", "100", "-s", "10", "-d", "-F", path)
         messages = queue(gateway.spool)
         assert len(messages) == 100
@@ -170,7 +175,7 @@ def smtp_source_sends_a_file():
 
 @case
 def smtp_source_over_ipv6():
-    with Gateway("--listen=[::]:0") as gateway:
+    with Gateway("--listen=[::]:0", as_shipped=True) as gateway:
         run("smtp-source", "-6", "-m", "20", "-s", "4", "-f", FROM, "-t", TO, f"inet:[::1]:{gateway.address[1]}")
         run("smtp-source", "-4", "-m", "20", "-s", "4", "-f", FROM, "-t", TO, f"inet:127.0.0.1:{gateway.address[1]}")
         fields = [field for _, field, _ in queue(gateway.spool).values()]
@@ -180,9 +185,140 @@ def smtp_source_over_ipv6():
 
 @case
 def smtp_source_without_hello_is_refused():
-    with Gateway() as gateway:
+    with Gateway(as_shipped=True) as gateway:
         run("smtp-source", "-o", "-m", "1", "-f", FROM, "-t", TO, f"inet:{gateway.server}", code=1)
         assert not queue(gateway.spool)
+
+
+@case
+def msmtp_sends_every_shape():
+    with Gateway(as_shipped=True) as gateway:
+        host, port = gateway.address
+        expected = []
+        for _, content in shapes():
+            run("msmtp", f"--host={host}", f"--port={port}", "--domain=msmtp.example", f"--from={FROM}",
+                "--add-missing-from-header=off", "--add-missing-date-header=off", "--set-msgid-header=off", TO, "other@test.example",
+                input=content.replace(b"\r\n", b"\n"))
+            expected.append(content)
+        messages = sorted(queue(gateway.spool).items())
+        assert len(messages) == len(expected)
+        for content in expected:
+            assert any(got == content for _, (_, _, got) in messages), content[:100]
+        for _, (envelope, field, _) in messages:
+            assert envelope == f"from=<{FROM}> to=<{TO}>,<other@test.example>", envelope
+            assert b"from msmtp.example ([127.0.0.1])" in field, field
+        # 65: no recipient accepted.
+        run("msmtp", f"--host={host}", f"--port={port}", f"--from={FROM}", "bad@elsewhere.example",
+            input=b"Subject: x\n\nx\n", code=65)
+
+
+class Exim:
+    """An Exim that sends to the gateway, and nowhere else.
+
+    Debian's package cannot be installed beside Postfix: its files lie in a directory of their own.
+    It wants a user of its own, who exists for it alone, behind mounts that nobody else sees.
+    """
+
+    USER, UID = "Debian-exim", 65534
+
+    def __init__(self, gateway, name):
+        self.program = os.environ.get("GATEPOST_EXIM") or shutil.which("exim4")
+        assert self.program, "Exim is missing"
+        self.directory = SCRATCH / name
+        for part in ("", "spool", "log"):
+            (self.directory / part).mkdir()
+            os.chown(self.directory / part, self.UID, self.UID)
+        for file, line in (("passwd", f"{self.USER}:x:{self.UID}:{self.UID}::/:/bin/false"), ("group", f"{self.USER}:x:{self.UID}:")):
+            known = Path("/etc", file).read_text(encoding="utf-8").splitlines()
+            known = [other for other in known if not other.startswith(f"{self.USER}:")]
+            (self.directory / file).write_text("\n".join([*known, line, ""]), encoding="utf-8")
+        host, port = gateway.address
+        self.configuration = self.directory / "exim.conf"
+        self.configuration.write_text(f"""
+primary_hostname = exim.example
+exim_path = {self.program}
+spool_directory = {self.directory}/spool
+log_file_path = {self.directory}/log/%s
+keep_environment =
+begin routers
+gateway:
+  driver = manualroute
+  route_list = * {host}::{port}
+  self = send
+  transport = smtp
+begin transports
+smtp:
+  driver = smtp
+  message_linelength_limit = 1G
+""", encoding="utf-8")
+
+    def run(self, *arguments, message=None):
+        mounts = "".join(f"mount --bind {self.directory}/{file} /etc/{file} && " for file in ("passwd", "group"))
+        # Its exit code says whether it has taken the message, not what came of it.
+        return run("unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", self.program, "-C", self.configuration,
+                   *arguments, input=message)
+
+    def send(self, content, *recipients, when="-odf"):
+        self.run("-oi", when, "-f", FROM, *recipients, message=content.replace(b"\r\n", b"\n"))
+
+    def log(self):
+        return (self.directory / "log" / "main").read_text(encoding="utf-8")
+
+
+def exim_sends_every_shape(gateway, name):
+    """Each message on a connection, then all on as few as it likes; the flags it logged of each."""
+    exim = Exim(gateway, name)
+    contents = [content for _, content in shapes()]
+    for content in contents:
+        exim.send(content, TO, "other@test.example")
+    for content in contents:
+        exim.send(content, TO, "other@test.example", when="-odq")
+    exim.run("-qq")
+    delivered = re.findall(r' => \S+ R=gateway T=smtp H=\S+ \[127.0.0.1\](.*) C="250 2.6.0 (\w+) Queued', exim.log().replace("<" + TO + ">", ""))
+    assert len(delivered) == 2 * len(contents), exim.log()
+    messages = queue(gateway.spool)
+    assert messages.keys() == {identifier for _, identifier in delivered}
+    found = []
+    for envelope, field, got in messages.values():
+        assert envelope == f"from=<{FROM}> to=<{TO}>,<other@test.example>", envelope
+        assert b"from exim.example ([127.0.0.1])" in field, field
+        header, body = got.split(b"\r\n\r\n", 1)
+        assert b"\r\nSubject: shapes\r\n" in header + b"\r\n"
+        found.append(body)
+    assert sorted(found) == sorted(2 * [content.split(b"\r\n\r\n", 1)[1] for content in contents]), "a message was altered"
+    return [flags.split() for flags, _ in delivered]
+
+
+@case
+def exim_sends_in_chunks():
+    with Gateway(as_shipped=True) as gateway:
+        for flags in exim_sends_every_shape(gateway, "exim-chunks"):
+            assert "K" in flags, flags
+
+
+@case
+def exim_sends_without_chunks():
+    with Gateway("--disable-extension=CHUNKING", as_shipped=True) as gateway:
+        for flags in exim_sends_every_shape(gateway, "exim-data"):
+            assert "K" not in flags, flags
+
+
+@case
+def exim_is_refused_some_and_all_recipients():
+    content = b"Subject: x\r\n\r\n" + b"x\r\n" * 10_000
+    for option in ((), ("--tarpit=500ms", "--disable-extension=CHUNKING"), ("--tarpit=500ms", "--disable-extension=PIPELINING")):
+        with Gateway(*option, as_shipped=True) as gateway:
+            exim = Exim(gateway, f"exim-refused-{Gateway.started}")
+            # As if from a mailer: no report of what is refused.
+            exim.run("-oi", "-odf", "-f", "<>", TO, "bad@elsewhere.example", message=content.replace(b"\r\n", b"\n"))
+            exim.run("-oi", "-odf", "-f", "<>", "worse@elsewhere.example", message=content.replace(b"\r\n", b"\n"))
+            log = exim.log()
+            assert re.search(rf" => {TO} .*250 2.6.0 ", log), log
+            for refused in ("bad", "worse"):
+                assert re.search(rf" \*\* {refused}@elsewhere.example .*550 5.7.1 Unable to relay", log), log
+            envelope, _, got = only(gateway.spool)
+            assert envelope == f"from=<> to=<{TO}>", envelope
+            assert got.endswith(content.split(b"\r\n", 1)[1])
 
 
 # --- many sessions -------------------------------------------------------------------------------

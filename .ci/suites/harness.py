@@ -169,7 +169,9 @@ def until(what, done):
 
 def run(*command, code=0, timeout=300, **options):
     """Runs a command to its end; its output."""
-    ended = subprocess.run([str(word) for word in command], stdin=options.pop("stdin", subprocess.DEVNULL),
+    if "input" not in options:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    ended = subprocess.run([str(word) for word in command],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False, **options)
     assert code is None or ended.returncode == code, \
         f"{command}: exit code {ended.returncode}\n{ended.stdout.decode()}\n{ended.stderr.decode()}"
