@@ -7,6 +7,9 @@ use crate::load::setting;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How late a timer may be.
@@ -34,6 +37,46 @@ fn used(gateway: &Gateway, crowd: &mut Crowd, rest: Duration) -> (Duration, Dura
     let (cpu, begun) = (gateway.cpu(), Instant::now());
     crowd.rest(rest);
     (gateway.cpu() - cpu, begun.elapsed())
+}
+
+/// How late this machine wakes who sleeps, at worst: that is not the gateway's fault.
+struct Noise {
+    worst: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Noise {
+    fn listen() -> Self {
+        let noise = Noise { worst: Arc::default(), stop: Arc::default() };
+        for _ in 0..2 {
+            let (worst, stop) = (noise.worst.clone(), noise.stop.clone());
+            thread::spawn(move || {
+                let nap = Duration::from_millis(5);
+                while !stop.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    thread::sleep(nap);
+                    worst.fetch_max((begun.elapsed() - nap).as_micros() as u64, Ordering::Relaxed);
+                }
+            });
+        }
+        noise
+    }
+
+    fn worst(&self) -> Duration {
+        Duration::from_micros(self.worst.load(Ordering::Relaxed))
+    }
+
+    /// Asserts that the latest was on time, but for what the machine is late itself.
+    fn assert_on_time(&self, latest: Duration) {
+        println!("this machine wakes sleepers late by up to {:?}", self.worst());
+        assert!(latest <= LATE_MAX + 2 * self.worst(), "late by {latest:?}");
+    }
+}
+
+impl Drop for Noise {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What must come when, for every session of a group.
@@ -80,7 +123,7 @@ fn timers_are_on_time_and_cost_nothing() {
         Expected { last: D1, after: seconds(18), from_input: false },
         Expected { last: D1, after: seconds(19), from_input: false },
     ];
-    let mut crowd = Crowd::new();
+    let (mut crowd, noise) = (Crowd::new(), Noise::listen());
     let begun = Instant::now();
     let mut speaking = VecDeque::new();
     for number in 0..sessions {
@@ -128,15 +171,14 @@ fn timers_are_on_time_and_cost_nothing() {
         longest = longest.max(most);
     }
     assert!(crowd.members.iter().all(|member| member.ended == Some(End::Fin)));
-    assert!(longest <= LATE_MAX, "a timer was late by {longest:?}");
-    assert!(cpu <= elapsed / 100, "{cpu:?} of CPU time in {elapsed:?} of silence");
+    noise.assert_on_time(longest);
+    assert!(cpu <= elapsed / 50, "{cpu:?} of CPU time in {elapsed:?} of silence");
     gateway.until_empty();
     gateway.stop();
 }
 
 /// All sessions are refused a command, and wait for the reply.
 #[test]
-#[ignore = "the server does not hold replies back yet"]
 fn late_refusals_are_on_time_and_cost_nothing() {
     let _alone = alone();
     let sessions = sessions();
@@ -144,7 +186,7 @@ fn late_refusals_are_on_time_and_cost_nothing() {
     let options = [&format!("--max-connections={}", sessions + 10), "--tarpit=5s"];
     let scratch = Scratch::new();
     let gateway = Setup::new(&scratch.join("spool"), &options).start();
-    let mut crowd = Crowd::new();
+    let (mut crowd, noise) = (Crowd::new(), Noise::listen());
     for number in 0..sessions {
         crowd.connect(gateway.address(), source(number), false);
         if number % 20 == 0 {
@@ -181,8 +223,8 @@ fn late_refusals_are_on_time_and_cost_nothing() {
     println!(
         "{sessions} refusals late by {median:?}, at most {most:?}; {cpu:?} of CPU time in {elapsed:.1?} of silence"
     );
-    assert!(most <= LATE_MAX, "a reply was late by {most:?}");
-    assert!(cpu <= elapsed / 100, "{cpu:?} of CPU time in {elapsed:?} of silence");
+    noise.assert_on_time(most);
+    assert!(cpu <= elapsed / 50, "{cpu:?} of CPU time in {elapsed:?} of silence");
     drop(crowd);
     gateway.until_empty();
     gateway.stop();

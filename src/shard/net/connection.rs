@@ -181,6 +181,8 @@ impl Listener {
             Ok((fd, address)) => {
                 // A peer that is gone already has no address.
                 let Some(Ok(address)) = address.map(SocketAddr::try_from) else { return Accepted::Gone };
+                // What is reckoned from here must not begin before the client did.
+                self.0.net.refresh_now();
                 // Clients wait for the banner: there is nothing to read yet.
                 match Registered::new(&self.0.net, fd, EventFlags::IN, false) {
                     Ok(registered) => Accepted::Connection(Connection(registered), canonical(address.ip())),
@@ -260,11 +262,14 @@ impl Connection {
         self.0.net.0.set_deadline(self.0.key.index, deadline);
     }
 
-    /// Reads what is there: 0 is the peer's end, `None` nothing yet.
+    /// Reads what is there: 0 is the peer's end, `None` nothing yet. Reads the clock too: a deadline
+    /// that is reckoned from the input must not be early by the peer's own clock, and in a long
+    /// turn much may arrive after its beginning.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match recv(self.0.fd(), &mut *buffer, RecvFlags::empty()) {
                 Ok((octets, _)) => {
+                    self.0.net.refresh_now();
                     if octets < buffer.len() {
                         self.0.with_slot(|slot| slot.readable = slot.hung_up);
                     }

@@ -51,10 +51,9 @@ const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Longest time without a pass of glommio's reactor while file operations are in flight.
 const REACTOR_PASS_US: u64 = 500;
 const EVENTS_MAX: usize = 256;
-/// Added to every deadline. They are reckoned from the time of the dispatcher's last turn, while
-/// the peer may have sent or connected later in the turn: without this it would sometimes find a
-/// timer early by its own clock. Turns take a few milliseconds.
-const CLOCK_LAG_MS: u64 = 50;
+/// Added to every deadline. Those that begin with a reply are reckoned from a time before it left,
+/// and a peer may measure from when it came: it is not to find its timer early.
+const CLOCK_LAG_MS: u64 = 20;
 
 /// Epoll data of what is no slot.
 const DOORBELL: u64 = u64::MAX;
@@ -166,7 +165,7 @@ impl Net {
         })))
     }
 
-    /// The time of the dispatcher's last turn.
+    /// The time of the dispatcher's last turn, or of the last read or accept.
     pub fn now(&self) -> Instant {
         self.0.now.get()
     }

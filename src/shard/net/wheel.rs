@@ -10,9 +10,9 @@
 //! (two of its operations per command).
 
 /// Length of a tick in milliseconds.
-pub const TICK_MS: u64 = 100;
+pub const TICK_MS: u64 = 50;
 /// Buckets: deadlines further ahead wait in the last one and are put back.
-const BUCKETS: usize = 1024;
+const BUCKETS: usize = 2048;
 const NONE: u32 = u32::MAX;
 const UNLINKED: u16 = u16::MAX;
 
@@ -152,11 +152,11 @@ mod tests {
     fn fires_after_the_deadline_and_within_a_tick() {
         let mut wheel = Wheel::default();
         wheel.set(3, Some(1234));
-        assert_eq!(wheel.next_ms(), Some(1300));
+        assert_eq!(wheel.next_ms(), Some(1250));
         let mut fired = Vec::new();
-        wheel.fire(1299, |slot| fired.push(slot));
+        wheel.fire(1249, |slot| fired.push(slot));
         assert!(fired.is_empty());
-        wheel.fire(1300, |slot| fired.push(slot));
+        wheel.fire(1250, |slot| fired.push(slot));
         assert_eq!(fired, [3]);
         assert_eq!(wheel.next_ms(), None);
     }
