@@ -41,6 +41,8 @@ pub const READ_MAX_OCTETS: usize = 64 * KB;
 pub const READS_IN_A_ROW_MAX: u32 = 16;
 /// Replies that may wait unsent; a session with more is not read from until they have left.
 pub const REPLIES_MAX_OCTETS: usize = 8 * KB;
+/// First allocation for them, with the session: the banner, later the answer to EHLO, fit into it.
+pub const REPLIES_FIRST_OCTETS: usize = 256;
 /// A message's octets held in memory before they go to a spill file of their own.
 pub const BODY_IN_MEMORY_MAX_OCTETS: usize = 256 * KB;
 /// First allocation for a message of unknown size.

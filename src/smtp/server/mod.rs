@@ -29,7 +29,7 @@ use super::envelope::Envelope;
 use super::header::Trace;
 use super::line::{self, Discard, Line};
 use super::reply::{self, Reply, Weight};
-use crate::limits::REPLIES_MAX_OCTETS;
+use crate::limits::{REPLIES_FIRST_OCTETS, REPLIES_MAX_OCTETS};
 use content::{Content, Keep};
 use legality::Phase;
 pub use profile::{Extensions, Profile, Revision, Role};
@@ -122,10 +122,11 @@ struct Chunk {
     refusal: Option<Reply>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Hello {
     extended: bool,
-    name: Box<[u8]>,
+    /// Its buffer serves the next one too.
+    name: Vec<u8>,
 }
 
 /// One client's session.
@@ -169,7 +170,7 @@ impl Session {
             state: State::Idle,
             input: Input::Lines,
             spare: Envelope::default(),
-            replies: Vec::new(),
+            replies: Vec::with_capacity(REPLIES_FIRST_OCTETS),
             refusals: Vec::new(),
             protocol_errors: 0,
             mail_refused: false,

@@ -85,7 +85,10 @@ impl Session {
             return self.reply(Reply::InvalidHelloDomain);
         }
         self.reset();
-        self.hello = Some(Hello { extended, name: name.into() });
+        let hello = self.hello.get_or_insert_with(Hello::default);
+        hello.extended = extended;
+        hello.name.clear();
+        hello.name.extend_from_slice(name);
         let dash = if extended { '-' } else { ' ' };
         // Writing to a Vec cannot fail.
         let _ = write!(self.replies, "250{dash}{} Hello [{}]\r\n", self.profile.hostname, self.client);
