@@ -4,8 +4,8 @@
 //! angle brackets ([`path`]), `_` in a label. Source routes are parsed and stripped (RFC 5321
 //! appendix C). Not accepted: 8-bit octets (SMTPUTF8 is not offered), an empty label, a trailing dot.
 
+use super::command;
 use crate::limits::{DOMAIN_MAX_OCTETS, LABEL_MAX_OCTETS, LOCAL_PART_MAX_OCTETS, PATH_MAX_OCTETS};
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A mailbox; `domain` is absent for an unqualified address such as `Postmaster`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +41,10 @@ pub enum Path<'a> {
     Mailbox(Mailbox<'a>),
 }
 
-/// Takes a path off the beginning of `input` (spaces before it are skipped) and returns it with
+/// Takes a path off the beginning of `input` (spaces and tabs before it are skipped) and returns it with
 /// the rest, which is empty or begins with a space. `None`: no valid path.
 pub fn path(input: &[u8]) -> Option<(Path<'_>, &[u8])> {
-    let input = input.trim_ascii_start();
+    let input = command::trim_start(input);
     let (inner, rest) = match input.first()? {
         b'<' => {
             let end = unquoted(&input[1..], b'>')? + 1;
@@ -169,9 +169,38 @@ fn is_label(label: &[u8]) -> bool {
 fn is_address_literal(literal: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(literal) else { return false };
     match text.split_at_checked(5) {
-        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().is_ok(),
-        _ => text.parse::<Ipv4Addr>().is_ok(),
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => is_ipv6(address),
+        _ => is_ipv4(text),
     }
+}
+
+/// `Snum 3("." Snum)`: leading zeros are allowed, which `Ipv4Addr` does not parse.
+fn is_ipv4(text: &str) -> bool {
+    let is_snum = |number: &str| {
+        number.len() <= 3 && number.bytes().all(|digit| digit.is_ascii_digit()) && number.parse::<u8>().is_ok()
+    };
+    text.split('.').count() == 4 && text.split('.').all(is_snum)
+}
+
+/// IPv6-addr: eight groups, an IPv4 address at the end for two of them, `::` in place of two or
+/// more. (`Ipv6Addr` parses other forms too: RFC 4291 lets `::` stand for one.)
+fn is_ipv6(text: &str) -> bool {
+    match text.split_once("::") {
+        None => groups(text, true) == Some(8),
+        Some((head, tail)) => {
+            let groups = |half: &str, is_last| if half.is_empty() { Some(0) } else { groups(half, is_last) };
+            groups(head, false).zip(groups(tail, true)).is_some_and(|(head, tail)| head + tail <= 6)
+        }
+    }
+}
+
+/// How many groups these are, with a colon between each; `None` where one is none.
+fn groups(text: &str, is_last: bool) -> Option<usize> {
+    let mut words = text.split(':');
+    let last = words.next_back()?;
+    let is_group = |word: &str| (1..=4).contains(&word.len()) && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let before = words.try_fold(0, |count, word| is_group(word).then_some(count + 1))?;
+    if is_last && is_ipv4(last) { Some(before + 2) } else { is_group(last).then_some(before + 1) }
 }
 
 #[cfg(test)]
@@ -202,6 +231,7 @@ mod tests {
             ("<@x.y:a@b.c>", "a", Some("b.c"), ""),
             ("<@x.y,@[IPv6:::1]:a@b.c>", "a", Some("b.c"), ""),
             ("<a@[192.0.2.1]>", "a", Some("[192.0.2.1]"), ""),
+            ("<a@[192.000.02.1]>", "a", Some("[192.000.02.1]"), ""),
             ("<a@[IPv6:2001:db8::1]>", "a", Some("[IPv6:2001:db8::1]"), ""),
             ("<a!#$%&'*+-/=?^_`{|}~@b_c.d-e>", "a!#$%&'*+-/=?^_`{|}~", Some("b_c.d-e"), ""),
             ("<a@localhost>", "a", Some("localhost"), ""),
@@ -239,6 +269,11 @@ mod tests {
             "< a@b.c>",
             "<a@[300.1.1.1]>",
             "<a@[IPv6:x]>",
+            "<a@[IPv6:1:2:3:4:5:6:7::]>",
+            "<a@[IPv6:1:2:3:4:5:6:7:8:9]>",
+            "<a@[IPv6::1]>",
+            "<a@[IPv6:192.0.2.1::]>",
+            "\u{c}<a@b.c>",
             "<a@[]>",
             "<a@b!c>",
             "<\"a\"b@c.d>",

@@ -41,7 +41,23 @@ pub struct Command<'b> {
 pub fn parse(line: &[u8]) -> Command<'_> {
     let end = memchr::memchr(b' ', line).unwrap_or(line.len());
     let (word, rest) = line.split_at(end);
-    Command { verb: verb(word), arguments: rest.trim_ascii() }
+    Command { verb: verb(word), arguments: trim(rest) }
+}
+
+/// Without spaces and tabs at both ends. (`trim_ascii` takes form feeds too.)
+fn trim(mut octets: &[u8]) -> &[u8] {
+    while let [head @ .., b' ' | b'\t'] = octets {
+        octets = head;
+    }
+    trim_start(octets)
+}
+
+/// Without spaces and tabs at the beginning.
+pub(super) fn trim_start(mut octets: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', tail @ ..] = octets {
+        octets = tail;
+    }
+    octets
 }
 
 fn verb(word: &[u8]) -> Verb {
@@ -151,6 +167,7 @@ mod tests {
         assert_eq!(parse(b"QUIT"), Command { verb: Verb::Quit, arguments: b"" });
         assert_eq!(parse(b"quit  "), Command { verb: Verb::Quit, arguments: b"" });
         assert_eq!(parse(b"Mail  FROM:<a@b> "), Command { verb: Verb::Mail, arguments: b"FROM:<a@b>" });
+        assert_eq!(parse(b"RSET \t \x0c\t "), Command { verb: Verb::Rset, arguments: b"\x0c" });
         assert_eq!(parse(b"starttls").verb, Verb::StartTls);
         for unknown in [&b""[..], b" NOOP", b"NOOPS", b"MAIL\tFROM:<>", b"\xff\xff\xff\xff"] {
             assert_eq!(parse(unknown).verb, Verb::Unknown, "{unknown:?}");
