@@ -1,6 +1,6 @@
 //! Lines, commands and addresses: the product's reading against the oracle's.
 
-use crate::oracle;
+use super::oracle;
 use gatepost::limits::COMMAND_LINE_MAX_OCTETS;
 use gatepost::smtp::address::{self, Path};
 use gatepost::smtp::command::{self, Number, PathError, Verb};

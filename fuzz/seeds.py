@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Makes the committed corpora from the transcripts: `python3 fuzz/seeds.py`, from anywhere.
+
+Files are named by the hash of their content, so running it again changes nothing, and findings that
+were added by hand stay."""
+
+import hashlib
+import re
+from pathlib import Path
+
+FUZZ = Path(__file__).resolve().parent
+TRANSCRIPTS = FUZZ.parent / "tests" / "transcripts"
+# Larger dialogues repeat themselves; libFuzzer prefers small seeds.
+OCTETS_MAX = 3000
+SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def repeated(text):
+    """`{3*ab}` stands for `ababab`; as many as a seed has room for."""
+    return re.sub(rb"\{(\d+)\*([^}]*)\}", lambda found: found[2] * min(int(found[1]), 5000), text)
+
+
+def unescaped(text):
+    named = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\", b'"': b'"', b"{": b"{"}
+
+    def octet(found):
+        return bytes([int(found[1][1:], 16)]) if found[1][:1] == b"x" else named[found[1]]
+
+    return re.sub(rb"\\(x[0-9a-fA-F]{2}|.)", octet, text, flags=re.S)
+
+
+def time(word):
+    number, unit = re.fullmatch(r"(\d+)([a-z]+)", word).groups()
+    milliseconds = int(number) * SECONDS[unit] * 1000
+    # The least square (see session.rs) that is as long.
+    return bytes([min(255, next(n for n in range(10**6) if n * n * 40 >= milliseconds))])
+
+
+def read(path):
+    """What the client sends, and the same with the other operations of the target `session`."""
+    sent, ops = b"", b""
+    for line in path.read_bytes().split(b"\n"):
+        word, _, rest = line.partition(b" ")
+        octets = None
+        if line.startswith(b"C:"):
+            octets = repeated(line[2:].removeprefix(b" ")) + b"\r\n"
+        elif word == b"@ehlo":
+            octets = b"EHLO client.example\r\n"
+        elif word == b"@raw":
+            octets = repeated(unescaped(rest.strip()[1:-1]))
+        elif word == b"@wait":
+            ops += b"\xffc"
+        elif word == b"@after":
+            ops += b"\xfft" + time(rest.decode())
+        elif line == b"@commit fails":
+            ops += b"\xfff"
+        elif line.startswith(b"@commit takes "):
+            ops += b"\xffl" + time(line.split()[-1].decode())
+        elif line == b"@body fails":
+            ops += b"\xffb"
+        elif word == b"@resources":
+            ops += b"\xffr" if rest == b"short" else b"\xffR"
+        elif word == b"@shutdown":
+            ops += b"\xffS" if rest == b"now" else b"\xffs"
+        if octets is not None:
+            sent += octets
+            ops += octets.replace(b"\xff", b"\xff\xff")
+    return sent, ops
+
+
+def write(target, seed):
+    if 0 < len(seed) <= OCTETS_MAX:
+        folder = FUZZ / "corpus" / target
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+
+
+def main():
+    lines = {}
+    for path in sorted(TRANSCRIPTS.rglob("*.smtp")):
+        sent, ops = read(path)
+        folder = path.relative_to(TRANSCRIPTS).parts[0]
+        lines.setdefault(folder, {}).update(dict.fromkeys(line + b"\r\n" for line in sent.split(b"\r\n") if len(line) < 300))
+        config = re.search(rb"^@config (.*)$", path.read_bytes(), re.M)
+        config = config[1] if config else b""
+        # Settings of session.rs: as the defaults, errors unlimited; the tarpit where it is tested.
+        three = 0b00000001 | (0b00100000 if b"tarpit" in config else 0)
+        write("session", bytes([1 if b"default-domain" in config else 0, 0b00010100, three, 0, 0b0101]) + ops)
+        if b"BDAT" in sent:
+            write("bdat", bytes([0, 3, 7, 0]) + sent)
+            write("bdat", bytes([12, 1, 2, 0]) + sent)
+        for data in re.findall(rb"DATA\r\n(.*?\r\n\.\r\n)", sent, re.S):
+            write("data", bytes([5, 1, 9]) + data)
+    for found in lines.values():
+        chunk = b""
+        for line in found:
+            chunk += line
+            if len(chunk) > 1500:
+                write("command", chunk)
+                chunk = b""
+        write("command", chunk)
+    fields = (FUZZ.parent / "src" / "smtp" / "header_scan.rs").read_bytes()
+    for field in re.findall(rb'\(b"(Received[^\n]*?)", b"', fields):
+        write("data", bytes([3, 1, 40]) + unescaped(field) + b"\r\nx\r\n.\r\n")
+
+
+main()
