@@ -158,12 +158,28 @@ fn perform(profile: &Profile, settings: [u8; 5], ops: &[Op], sizes: Option<&[u8]
             Op::Resources { short } => driver.set_resources_short(*short),
             Op::Shutdown { at_once } => driver.shut_down(*at_once),
         }
+        check_deadline(&driver, profile);
     }
     pieces(&pending, sizes.unwrap_or_default()).into_iter().for_each(|piece| driver.feed(piece));
     // What is held back comes out.
     driver.pass(Duration::from_secs(1));
     driver.finish();
     Outcome { replies: replies(&driver.take_replies()), stored: driver.stored().to_vec(), closed: driver.is_closed() }
+}
+
+/// While the driver waits, the next deadline is that of a timer which runs.
+fn check_deadline(driver: &Driver, profile: &Profile) {
+    let time = driver.time_to_deadline();
+    let latest = match (driver.is_held(), driver.is_closed()) {
+        (true, _) => profile.tarpit,
+        (false, true) => None,
+        (false, false) => match (profile.connection_timeout, profile.inactivity_timeout) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        },
+    };
+    assert_eq!(time.is_some(), latest.is_some(), "{time:?}, at most {latest:?}");
+    assert!(time <= latest, "{time:?}, at most {latest:?}");
 }
 
 pub fn run(input: &[u8]) {

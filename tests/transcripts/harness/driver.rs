@@ -175,6 +175,15 @@ impl Driver {
         self.session.is_closed()
     }
 
+    /// How long until the session wants to be told of the time; zero if that is due.
+    pub fn time_to_deadline(&self) -> Option<Duration> {
+        self.session.next_deadline().map(|deadline| deadline.saturating_duration_since(self.now))
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.session.is_held()
+    }
+
     pub fn in_data(&self) -> bool {
         self.session.in_data()
     }
