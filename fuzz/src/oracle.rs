@@ -186,12 +186,7 @@ fn local_part(input: &mut Input<'_>) -> Option<Vec<u8>> {
 }
 
 fn is_atext(octet: u8) -> bool {
-    match octet {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => true,
-        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'/' => true,
-        b'=' | b'?' | b'^' | b'_' | b'`' | b'{' | b'|' | b'}' | b'~' => true,
-        _ => false,
-    }
+    matches!(octet, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9') || "!#$%&'*+-/=?^_`{|}~".contains(char::from(octet))
 }
 
 fn domain(input: &mut Input<'_>) -> Option<Vec<u8>> {
@@ -268,8 +263,11 @@ fn is_ipv6(text: &str) -> bool {
     }
 }
 
-/// Keyword and value; `None` in place of a word that is no parameter.
-pub fn parameters(input: &[u8]) -> Vec<Option<(Vec<u8>, Option<Vec<u8>>)>> {
+/// Keyword and value.
+pub type Parameter = (Vec<u8>, Option<Vec<u8>>);
+
+/// `None` stands in place of a word that is no parameter.
+pub fn parameters(input: &[u8]) -> Vec<Option<Parameter>> {
     let mut words: Vec<Vec<u8>> = vec![Vec::new()];
     for &octet in input {
         if octet == b' ' {
@@ -281,7 +279,7 @@ pub fn parameters(input: &[u8]) -> Vec<Option<(Vec<u8>, Option<Vec<u8>>)>> {
     words.iter().filter(|word| !word.is_empty()).map(|word| parameter(word)).collect()
 }
 
-fn parameter(word: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+fn parameter(word: &[u8]) -> Option<Parameter> {
     let mut input = Input { octets: word, at: 0 };
     while input.peek().is_some_and(|octet| octet.is_ascii_alphanumeric() || (octet == b'-' && input.at > 0)) {
         input.at += 1;
@@ -327,7 +325,7 @@ pub fn chunk(arguments: &[u8]) -> Option<(u64, bool)> {
     let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
     match words[..] {
         [octets] => Some((number(octets.as_bytes())??, false)),
-        [octets, last] if last.to_ascii_uppercase() == "LAST" => Some((number(octets.as_bytes())??, true)),
+        [octets, last] if last.eq_ignore_ascii_case("LAST") => Some((number(octets.as_bytes())??, true)),
         _ => None,
     }
 }
