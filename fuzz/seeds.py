@@ -75,7 +75,31 @@ def write(target, seed):
         (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
 
 
+BEGIN = b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n"
+BINARY = b"MAIL FROM:<a@example.com> BODY=BINARYMIME\r\nRCPT TO:<b@example.org>\r\n"
+FIRST, LAST = b"BDAT 6\r\nA: b\n\n", b"BDAT 4 LAST\r\nc\0\r\n"
+# Messages in chunks that end, or do not, in every way, and another one behind them.
+CHUNKS = [
+    BEGIN + FIRST + LAST + BEGIN + LAST,
+    BEGIN + FIRST + b"RSET\r\n" + BEGIN + LAST,
+    BEGIN + FIRST + b"EHLO x\r\n" + BEGIN + b"DATA\r\nx\r\n.\r\n",
+    BEGIN + FIRST + b"MAIL FROM:<>\r\nRCPT TO:<a@b.c>\r\nDATA\r\n" + LAST,
+    BEGIN + FIRST + b"QUIT\r\n",
+    BEGIN + FIRST + b"BDAT 99 LAST\r\nunfinished",
+    BEGIN + FIRST + b"BDAT 60\r\n" + b"x" * 60 + LAST + b"RSET\r\n" + BEGIN + LAST,
+    BEGIN + b"BDAT 50\r\n" + b"A: " + b"x" * 47 + LAST + BEGIN + LAST,
+    BEGIN + b"BDAT 0\r\nBDAT 0 LAST\r\n" + BEGIN + FIRST + b"BDAT 0 LAST\r\n",
+    BINARY + b"DATA\r\n" + FIRST + LAST,
+    b"MAIL FROM:<>\r\nRCPT TO:<no@example.org>\r\n" + FIRST + LAST + BEGIN + LAST,
+    FIRST + LAST + BEGIN + b"BDAT 1 FIRST\r\nx",
+]
+
+
 def main():
+    for dialogue in CHUNKS:
+        for settings in (0, 1, 2, 12):
+            write("bdat", bytes([settings, 3, 7, 0]) + b"EHLO x\r\n" + dialogue)
+        write("session", bytes([0, 0b00010100, 1, 0, 0b0101]) + b"EHLO x\r\n" + dialogue)
     lines = {}
     for path in sorted(TRANSCRIPTS.rglob("*.smtp")):
         sent, ops = read(path)
