@@ -314,7 +314,7 @@ mod tests {
         let octets = encoded(&asking());
         let at = |field: &[u8]| memchr::memmem::find(&octets, field).expect("the field") + FIELD_OCTETS;
         let places = [at(b"\x06\x01\0\0\0\x01"), at(b"\x08\x01\0\0\0\x05"), at(b"\x03\x01\0\0\0\x01")];
-        for (place, least) in places.into_iter().zip([2, 8, 2]) {
+        for (place, least) in places.into_iter().zip([2, 8, 3]) {
             for value in 0..=255 {
                 let mut changed = octets.clone();
                 changed[place] = value;
