@@ -26,6 +26,8 @@ pub struct Resources {
     disk: Watermark,
     memory: Watermark,
     shared: Arc<Shared>,
+    /// How late a sample may be.
+    late: Duration,
 }
 
 impl Resources {
@@ -44,7 +46,8 @@ impl Resources {
             FREE_MEMORY,
             move || memory.sample(),
         );
-        let resources = Resources { disk, memory, shared };
+        let late = Duration::from_millis(RESOURCES_LATE_MS);
+        let resources = Resources { disk, memory, shared, late };
         for watermark in [&resources.disk, &resources.memory] {
             let sample = (watermark.sampler)();
             if let (Err(error), 1..) = (&sample, watermark.min) {
@@ -69,11 +72,10 @@ impl Resources {
             ticks.tick().await;
             let sampler = watermark.sampler.clone();
             let mut sample = spawn_blocking(move || sampler());
-            let late = Duration::from_millis(RESOURCES_LATE_MS);
-            let sample = match timeout(late, &mut sample).await {
+            let sample = match timeout(self.late, &mut sample).await {
                 Ok(sample) => sample,
                 Err(_) => {
-                    let error = format!("no answer in {}", units::show(late));
+                    let error = format!("no answer in {}", units::show(self.late));
                     self.judge(watermark, Err(io::Error::new(io::ErrorKind::TimedOut, error)));
                     sample.await
                 }
@@ -161,6 +163,10 @@ fn free_disk(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
+    use crate::policy::SlotCount;
+    use std::sync::{Mutex, mpsc};
+    use tokio::time::sleep;
 
     const MB: u64 = 1 << 20;
 
@@ -221,6 +227,50 @@ mod tests {
             assert_eq!(watermark.judge(&sample), None);
             assert!(!watermark.is_short());
         }
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_short() {
+        let limits = Limits {
+            connections_max: 0,
+            connections_per_source_max: 0,
+            message_rate_per_minute: 0,
+            ipv6_prefix: 64,
+            table_slots: SlotCount::new(1 << 10).expect("a power of two"),
+        };
+        let shared = Arc::new(Shared::new(&limits, &[]));
+        let hangs = Arc::new(AtomicBool::new(true));
+        let (answer, answers) = mpsc::channel::<u64>();
+        let answers = Mutex::new(answers);
+        let sampler_hangs = hangs.clone();
+        let sampler = move || match sampler_hangs.load(Ordering::SeqCst) {
+            true => answers.lock().expect("one at a time").recv().map_err(io::Error::other),
+            false => Ok(1),
+        };
+        let disk = Watermark::new("free space".to_owned(), "--min-free-disk", 1, FREE_DISK, sampler);
+        let memory = Watermark::new("free memory".to_owned(), "--min-free-memory", 1, FREE_MEMORY, || Ok(1));
+        let resources = Resources { disk, memory, shared: shared.clone(), late: Duration::from_millis(10) };
+        let until = async |short: bool| {
+            let done = async {
+                while shared.resources_short() != short {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(Duration::from_secs(60), done).await.expect("a change");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let watch = tokio::spawn(resources.watch());
+            until(true).await;
+            hangs.store(false, Ordering::SeqCst);
+            answer.send(1).expect("somebody waits for it");
+            until(false).await;
+            hangs.store(true, Ordering::SeqCst);
+            until(true).await;
+            watch.abort();
+        });
+        // Ends the sample that still waits.
+        drop(answer);
     }
 
     #[test]

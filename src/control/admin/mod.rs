@@ -276,7 +276,11 @@ fn range(cidr: &str) -> Result<IpNet, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
+    use crate::limits::{ADMIN_ANSWER_MAX_OCTETS, BLOCKS_MAX};
+    use crate::policy::SlotCount;
     use std::fs;
+    use std::net::{IpAddr, Ipv6Addr};
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
@@ -359,6 +363,63 @@ mod tests {
         let failure = bind(&directory.join("n".repeat(100))).expect_err("too long a name");
         assert_eq!(failure.code, ExitCode::Config);
         assert!(failure.message.contains("--admin-socket") && failure.message.contains("too long"), "{failure}");
+    }
+
+    fn commands() -> Commands {
+        let limits = Limits {
+            connections_max: 0,
+            connections_per_source_max: 0,
+            message_rate_per_minute: 0,
+            ipv6_prefix: 64,
+            table_slots: SlotCount::new(1 << 10).expect("a power of two"),
+        };
+        Commands { shared: Arc::new(Shared::new(&limits, &[])) }
+    }
+
+    fn full(until_ms: u64) -> DynamicBlocks {
+        let mut blocks = DynamicBlocks::default();
+        for number in 0..BLOCKS_MAX as u32 {
+            blocks.add(IpNet::from(IpAddr::from(number.to_be_bytes())), until_ms).expect("room");
+        }
+        blocks
+    }
+
+    #[test]
+    fn a_full_list_says_so_and_keeps_what_it_has() {
+        let commands = commands();
+        commands.shared.set_blocks(full(u64::MAX));
+        let failure = commands.block_add("2001:db8::/32", 1000).expect_err("full");
+        assert_eq!(failure.code, ExitCode::TempFail);
+        assert!(failure.message.contains("2001:db8::/32 is not blocked"), "{failure}");
+        assert_eq!(commands.shared.blocks().iter().count(), BLOCKS_MAX);
+        // What has expired gives room.
+        commands.shared.set_blocks(full(0));
+        commands.block_add("2001:db8::/32", 1_000_000).expect("room");
+        let listed = commands.block_list();
+        assert!(matches!(&listed, Answer::Blocks(blocks) if blocks.len() == 1), "{listed:?}");
+    }
+
+    #[test]
+    fn the_longest_answer_is_within_its_limit() {
+        let longest = BlockedRange { cidr: format!("{}/128", Ipv6Addr::from_bits(u128::MAX)), left_ms: u64::MAX };
+        let line = serde_json::to_vec(&longest).expect("a line");
+        assert!((line.len() + 1) * BLOCKS_MAX + 100 <= ADMIN_ANSWER_MAX_OCTETS, "{}", line.len());
+    }
+
+    #[test]
+    fn sweeping_drops_what_has_expired() {
+        let commands = commands();
+        let mut blocks = DynamicBlocks::default();
+        blocks.add(range("192.0.2.1").expect("a range"), 0).expect("room");
+        blocks.add(range("192.0.2.2").expect("a range"), u64::MAX).expect("room");
+        commands.shared.set_blocks(blocks);
+        assert_eq!(commands.shared.blocks().iter().count(), 2);
+        commands.sweep_blocks();
+        let swept = commands.shared.blocks();
+        assert_eq!(swept.iter().collect::<Vec<_>>(), [(range("192.0.2.2").expect("a range"), u64::MAX)]);
+        // The list is copied only when there is something to drop.
+        commands.sweep_blocks();
+        assert!(Arc::ptr_eq(&swept, &commands.shared.blocks()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is said on the admin socket: the one table for both sides.
 //!
 //! A connection carries one [`Request`] and one [`Answer`], each a line of JSON. To add a command: a
-//! variant here, its handler in [`super::Commands::carry_out`], and its subcommand in `cmd`.
+//! variant here, its handler in [`super::Commands`], and its subcommand in `cmd`.
 
 use crate::control::preflight::{ExitCode, Failure};
 use serde::{Deserialize, Serialize};
