@@ -299,6 +299,35 @@ mod tests {
         }
     }
 
+    /// Sees to it that files are read as they are named, and the lowest figure wins.
+    #[test]
+    fn the_lowest_of_all_levels() {
+        let root = std::env::temp_dir().join(format!("gatepost-memory-{}", std::process::id()));
+        let inner = root.join("inner");
+        fs::create_dir_all(&inner).expect("a directory");
+        let write = |directory: &Path, names: &Names, limit: &str, usage: &str, stat: &str| {
+            for (name, text) in [(names.limit, limit), (names.usage, usage), ("memory.stat", stat)] {
+                fs::write(directory.join(name), text).expect("a writable file");
+            }
+        };
+        let gone = inner.join("gone");
+        let sample = |names: &'static Names| {
+            let levels = [&gone, &inner, &root].map(|directory| Level { directory: directory.clone(), names });
+            FreeMemory { levels: levels.into() }.sample().expect("a machine with /proc")
+        };
+        // Far less than any machine has.
+        for (names, stat) in [(&V1, "total_inactive_file 10\n"), (&V2, "inactive_file 10\n")] {
+            write(&inner, names, "1000\n", "500\n", stat);
+            write(&root, names, "2000\n", "1600\n", "");
+            assert_eq!(sample(names), 400, "the outer one");
+            write(&root, names, "max\n", "1600\n", "");
+            assert_eq!(sample(names), 510, "the inner one");
+            write(&inner, names, "9223372036854771712\n", "500\n", stat);
+            assert!(sample(names) > 2000, "the machine");
+        }
+        fs::remove_dir_all(root).expect("tidying up");
+    }
+
     #[test]
     fn this_machine_has_some() {
         assert!(FreeMemory::new().sample().expect("a machine with /proc") > 0);
