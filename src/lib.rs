@@ -13,7 +13,7 @@
 //! | [`config`] | options, validated once | `smtp`, `policy`, `delivery`, `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names | `shard`, `policy`, `config`, `metrics` |
+//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names; the watchdog, who waits for the shards | `shard`, `policy`, `config`, `metrics` |
 //! | [`cmd`] | the other subcommands | `queue`, the spool's directories, `control`'s exit codes and admin socket |
 //!
 //! # The flow of a message
@@ -53,6 +53,7 @@
 //! | what follows from an attempt | `shard::outbound::settle` |
 //! | where mail goes, when it is tried again | `config::next_hop` (options), `delivery` |
 //! | what is stored | `queue::record`, `queue::stored`, `queue::outcome`: raise the format version |
+//! | what follows when a shard stalls or dies | `control::watchdog`, `control::supervisor` |
 //! | a metric | [`metrics`], the table |
 //! | a command to a running gateway | `control::admin`: `wire`, and its handler; `cmd` |
 //! | what counts as too little disk or memory | `control::resources` |

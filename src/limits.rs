@@ -270,10 +270,36 @@ pub const RESOURCES_SAMPLE_MS: u64 = 1_000;
 /// How late a sample may be before it counts as one that is short.
 pub const RESOURCES_LATE_MS: u64 = 5_000;
 
+// --- the watchdog -------------------------------------------------------------------------------
+
+/// How often each shard is asked for a beat. A stall is found this and [`WATCHDOG_STALL_MS`] after
+/// it began, at the latest: within the 2 s in which a client is to have its answer.
+pub const WATCHDOG_ASK_MS: u64 = 400;
+/// How long a shard may owe a beat before its new connections are refused (E9). Nothing that a
+/// shard does takes a tenth of it; a machine that cannot run a thread for this long serves nobody.
+pub const WATCHDOG_STALL_MS: u64 = 1_000;
+/// How long a shard may owe a beat before it counts as dead: the other shards drain, and the
+/// process is started again. Clients give a greeting 5 minutes (RFC 5321 section 4.5.3.2.1).
+pub const WATCHDOG_GIVE_UP_MS: u64 = 30_000;
+/// The watchdog itself did not run for this long: the process was stopped, or the machine slept.
+/// No shard is judged by such a pause.
+pub const WATCHDOG_LATE_MS: u64 = 250;
+/// Most sockets the watchdog drains at once, of the descriptors of [`DESCRIPTORS_BASE`]; beyond it a
+/// socket is closed when it is answered.
+pub const WATCHDOG_LINGERING_MAX: usize = 128;
+/// How often the watchdog looks whether shards have begun to serve, or closed their listeners.
+pub const WATCHDOG_DRAIN_TICK_MS: u64 = 20;
+
 // --- drain --------------------------------------------------------------------------------------
 
 /// How long sessions in a transaction may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// How long shards have for their last commits when the time of the drain is up and one of them
+/// has failed. Then the process ends: what it has not acknowledged, it does not owe.
+pub const ENDING_MAX_MS: u64 = 2_000;
+/// How often that is looked at.
+pub const ENDING_TICK_MS: u64 = 50;
 
 const _: () = {
     assert!(COMMAND_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
@@ -290,6 +316,9 @@ const _: () = {
     assert!(SEGMENT_MIN_OCTETS <= SEGMENT_MAX_OCTETS);
     // A blocked range as JSON takes up to 90 octets.
     assert!(128 * BLOCKS_MAX <= ADMIN_ANSWER_MAX_OCTETS && ADMIN_TRANSFER_MS < ADMIN_ANSWER_MS);
+    assert!(WATCHDOG_ASK_MS + WATCHDOG_STALL_MS <= 1_500 && WATCHDOG_LATE_MS < WATCHDOG_ASK_MS);
+    assert!(ENDING_MAX_MS > WATCHDOG_STALL_MS && WATCHDOG_GIVE_UP_MS > ENDING_MAX_MS);
+    assert!(WATCHDOG_LINGERING_MAX as u64 <= DESCRIPTORS_BASE / 2);
     // NextHopId and RouteId are 16 bits wide.
     assert!(NEXT_HOPS_MAX <= 1 << 16 && ROUTES_MAX <= 1 << 16);
     assert!(NEXT_HOPS_PER_ROUTE_MAX <= NEXT_HOPS_MAX && NEXT_HOP_STRIKES_MAX > 0 && NEXT_HOP_WINDOW_DEFAULT > 0);

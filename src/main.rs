@@ -7,21 +7,23 @@ use gatepost::control::Control;
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::preflight::{self, ExitCode, Failure};
 use gatepost::control::resources::Resources;
+use gatepost::control::supervisor::{self, Supervisor};
+use gatepost::control::watchdog::{Ward, Watchdog};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
-use gatepost::shard::{self, Doorbell, Shared, Stage, Start};
+use gatepost::shard::{self, Doorbell, Shared, Start};
 use gatepost::{cmd, metrics};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
 use std::io::{self, BufWriter, Write};
-use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
+use tokio::sync::Notify;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -42,12 +44,15 @@ fn main() -> process::ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve(*options),
         Command::Block(command) => cmd::block::run(command, &mut BufWriter::new(io::stdout().lock())),
+        #[cfg(feature = "fault-injection")]
+        Command::Fault(command) => cmd::fault::run(command, &mut BufWriter::new(io::stdout().lock())),
         Command::Queue(command) => cmd::queue::run(command, &mut BufWriter::new(io::stdout().lock())),
     };
     match result {
         Ok(()) => process::ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("gatepost: {failure}");
+            // The exit code is told also where nobody reads this.
+            let _ = writeln!(io::stderr(), "gatepost: {failure}");
             process::ExitCode::from(failure.code as u8)
         }
     }
@@ -85,9 +90,13 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let shared = Arc::new(Shared::new(&config.limits, &config.delivery.next_hops));
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
+    let watchdog = Doorbell::new().map_err(|error| os_failure(&error))?;
+    let drain = Arc::new(Notify::new());
     start_control(Control {
         shared: shared.clone(),
         doorbells: doorbells.clone(),
+        watchdog: watchdog.clone(),
+        drain: drain.clone(),
         metrics_listener,
         admin_listener,
         resources: Resources::new(&config.watermarks, spool.path(), shared.clone())?,
@@ -98,12 +107,16 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
 
     let (sender, news) = mpsc::channel();
     let mut sockets: Vec<_> = bindings.into_iter().map(|binding| binding.sockets.into_iter()).collect();
+    let mut wards = Vec::with_capacity(shards);
     // Directories beyond today's shards are left as they are.
     for (number, ((directory, found), doorbell)) in recovered.into_iter().zip(doorbells).enumerate() {
+        let listeners: Vec<TcpListener> = sockets.iter_mut().filter_map(Iterator::next).collect();
+        let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+        wards.push(Ward::new(doorbell.clone(), duplicates.map_err(|error| os_failure(&error))?));
         let start = Start {
             number,
             core: cores[number % cores.len()],
-            listeners: sockets.iter_mut().filter_map(Iterator::next).collect(),
+            listeners,
             directory,
             found,
             shards,
@@ -113,10 +126,11 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             shared: shared.clone(),
             doorbell,
         };
-        start_shard(start, sender.clone()).map_err(|error| os_failure(&error))?;
+        supervisor::start_shard(start, sender.clone(), watchdog.clone()).map_err(|error| os_failure(&error))?;
     }
-    drop(sender);
-    watch_shards(&news, &shared, shards, || {
+    let watchdog = Watchdog { shared: shared.clone(), doorbell: watchdog, wards, news: sender };
+    supervisor::start_watchdog(watchdog).map_err(|error| os_failure(&error))?;
+    Supervisor { news, shared, shards, drain }.wait(|| {
         // Nobody may be listening to what it says.
         let admin_path = admin_socket.as_ref().map(AdminSocket::path);
         let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
@@ -128,57 +142,6 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         }
     })?;
     let _ = writeln!(io::stdout(), "drained");
-    Ok(())
-}
-
-/// What a shard's thread tells.
-enum News {
-    Serving,
-    Ended(usize, Result<(), String>),
-}
-
-fn start_shard(start: Start, news: mpsc::Sender<News>) -> io::Result<()> {
-    let number = start.number;
-    let run = move || {
-        // The receiver outlives the threads.
-        let ready = || _ = news.send(News::Serving);
-        let result = match catch_unwind(AssertUnwindSafe(|| shard::run(start, ready))) {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err("it panicked, see above".to_owned()),
-        };
-        let _ = news.send(News::Ended(number, result));
-    };
-    thread::Builder::new().name(format!("shard-{number}")).spawn(run).map(drop)
-}
-
-/// Calls `serving` when all shards do; returns when all have drained, or one has ended otherwise.
-fn watch_shards(
-    news: &mpsc::Receiver<News>,
-    shared: &Shared,
-    shards: usize,
-    serving: impl FnOnce(),
-) -> Result<(), Failure> {
-    let mut serving = Some(serving);
-    let mut starting = shards;
-    for news in news {
-        match news {
-            News::Serving => {
-                starting -= 1;
-                if starting == 0
-                    && let Some(serving) = serving.take()
-                {
-                    serving();
-                }
-            }
-            News::Ended(_, Ok(())) if shared.stage() != Stage::Serving => {}
-            News::Ended(number, result) => {
-                let cause = result.err().unwrap_or_else(|| "it returned".to_owned());
-                let message =
-                    format!("shard {number} has ended: {cause}; what was acknowledged is in the spool, start again");
-                return Err(Failure::new(ExitCode::Software, message));
-            }
-        }
-    }
     Ok(())
 }
 

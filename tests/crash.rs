@@ -15,11 +15,10 @@ mod harness;
 #[path = "gateway/load.rs"]
 mod load;
 
-use harness::{GATEPOST, Scratch, files, start, until};
-use load::{Audit, Random, Sender, gatepost_load, seed, setting};
+use harness::{Scratch, files, start, until};
+use load::{Audit, Random, Sender, audit, gatepost_load, seed, setting};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -27,26 +26,6 @@ use std::time::Duration;
 const ROUNDS_PER_SPOOL: u64 = 25;
 /// A kill comes at most this long after each sender has had an acknowledgement.
 const KILL_AFTER_MAX_MS: u64 = 400;
-
-/// Compares the whole queue with the lists of acknowledged ids.
-fn audit(program: &Path, spool: &Path, lists: &[PathBuf]) -> (Audit, bool) {
-    let mut cat = Command::new(&*GATEPOST)
-        .args(["queue", "cat", "--all", "--spool"])
-        .arg(spool)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program");
-    let mut audit = Command::new(program);
-    audit.args(["audit", "--stdin0"]);
-    for list in lists {
-        audit.arg("--acked").arg(list);
-    }
-    let output = audit.stdin(cat.stdout.take().expect("piped")).output().expect("the load generator");
-    assert!(cat.wait().expect("a child of ours").success(), "queue cat --all fails");
-    (Audit::read(&output), output.status.success())
-}
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {

@@ -4,6 +4,8 @@
 //! said on the admin socket. Errors are for the operator: one line with cause and remedy.
 
 pub mod block;
+#[cfg(feature = "fault-injection")]
+pub mod fault;
 mod gateway;
 pub mod queue;
 

@@ -29,6 +29,10 @@ pub enum Command {
     /// Look into the queue.
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Make a shard of a running gateway fail.
+    #[cfg(feature = "fault-injection")]
+    #[command(subcommand)]
+    Fault(FaultCommand),
     /// Refuse clients for some time, on the gateway bindings of a running gateway.
     ///
     /// The list is kept in memory: a restart forgets it. --block and --block-file of serve are for good.
@@ -92,6 +96,31 @@ impl GatewayOption {
 
 /// The admin socket's name in a spool.
 pub const ADMIN_SOCKET: &str = "admin.sock";
+
+/// `gatepost fault ...`
+#[cfg(feature = "fault-injection")]
+#[derive(Debug, Subcommand)]
+pub enum FaultCommand {
+    /// Let a shard stand still.
+    Stall {
+        /// Its number, from 0.
+        shard: usize,
+        /// For how long. ms, s, m, h, d.
+        #[arg(long = "for", value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
+        duration: Duration,
+        /// Which gateway.
+        #[command(flatten)]
+        gateway: GatewayOption,
+    },
+    /// Let a shard panic.
+    Kill {
+        /// Its number, from 0.
+        shard: usize,
+        /// Which gateway.
+        #[command(flatten)]
+        gateway: GatewayOption,
+    },
+}
 
 /// `gatepost queue ...`
 #[derive(Debug, Subcommand)]

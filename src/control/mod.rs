@@ -1,5 +1,5 @@
-//! The control thread: signals, the metrics endpoint, the admin socket, next hops' names, watermarks; and what happens before any
-//! thread runs.
+//! The control thread: signals, the metrics endpoint, the admin socket, next hops' names,
+//! watermarks; the watchdog; who waits for the shards; and what happens before any thread runs.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
 //! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection
@@ -11,6 +11,8 @@ mod memory;
 pub mod preflight;
 mod resolver;
 pub mod resources;
+pub mod supervisor;
+pub mod watchdog;
 
 use crate::config::{Host, NextHopAddress};
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
@@ -23,7 +25,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// What the control thread is started with.
 pub struct Control {
@@ -31,6 +34,10 @@ pub struct Control {
     pub shared: Arc<Shared>,
     /// The shards' doorbells.
     pub doorbells: Vec<Doorbell>,
+    /// The watchdog's doorbell.
+    pub watchdog: Doorbell,
+    /// Begins the drain: a shard has failed.
+    pub drain: Arc<Notify>,
     /// The metrics endpoint's socket.
     pub metrics_listener: Option<TcpListener>,
     /// The admin socket.
@@ -56,7 +63,11 @@ impl Control {
             if let Some(listener) = self.metrics_listener {
                 tokio::spawn(endpoint::serve(listener, self.recorder.clone(), self.shared.clone()));
             }
-            let commands = Arc::new(admin::Commands { shared: self.shared.clone() });
+            let commands = Arc::new(admin::Commands {
+                shared: self.shared.clone(),
+                #[cfg(feature = "fault-injection")]
+                doorbells: self.doorbells.clone(),
+            });
             if let Some(listener) = self.admin_listener {
                 tokio::spawn(admin::serve(listener, commands.clone()));
             }
@@ -68,40 +79,67 @@ impl Control {
                     tokio::spawn(resolver::resolve(self.shared.clone(), index, name, next_hop.port));
                 }
             }
-            drain(terminate, interrupt, &self.shared, &self.doorbells, self.drain_timeout).await;
+            let drain = Drain {
+                terminate,
+                interrupt,
+                fault: self.drain,
+                shared: &self.shared,
+                bells: self.doorbells.iter().chain([&self.watchdog]).collect(),
+                timeout: self.drain_timeout,
+            };
+            drain.run().await;
             // The main thread ends the process when the shards have ended.
             std::future::pending().await
         })
     }
 }
 
-/// Waits for a signal, then lets the shards drain; a second one, or the time limit, ends the wait.
-async fn drain(
-    mut terminate: Signal,
-    mut interrupt: Signal,
-    shared: &Shared,
-    doorbells: &[Doorbell],
+/// How the process comes to its end.
+struct Drain<'a> {
+    terminate: Signal,
+    interrupt: Signal,
+    fault: Arc<Notify>,
+    shared: &'a Shared,
+    bells: Vec<&'a Doorbell>,
     timeout: Duration,
-) {
-    let mut signalled = async || {
+}
+
+impl Drain<'_> {
+    /// Waits for a signal or a fault, then lets the shards drain; a second signal, or the time
+    /// limit, ends the wait.
+    async fn run(mut self) {
+        let mut signals = 0;
+        let fault = self.fault.clone();
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = self.signalled() => signals += 1,
+            () = fault.notified() => {}
         }
-    };
-    let enter = |stage| {
-        shared.enter(stage);
-        doorbells.iter().for_each(Doorbell::ring);
-    };
-    signalled().await;
-    // Nobody may be listening any more.
-    let _ = writeln!(io::stdout(), "draining: transactions may go on for {}", humantime::format_duration(timeout));
-    enter(Stage::Draining);
-    tokio::select! {
-        () = sleep(timeout) => {}
-        () = signalled() => {}
+        let timeout = self.timeout;
+        // Nobody may be listening any more.
+        let _ = writeln!(io::stdout(), "draining: transactions may go on for {}", humantime::format_duration(timeout));
+        self.enter(Stage::Draining);
+        let signalled_again = async {
+            while signals < 2 {
+                self.signalled().await;
+                signals += 1;
+            }
+        };
+        // The time is up, or somebody was told twice.
+        let _ = tokio::time::timeout(timeout, signalled_again).await;
+        self.enter(Stage::Ending);
     }
-    enter(Stage::Ending);
+
+    async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.shared.enter(stage);
+        self.bells.iter().for_each(|bell| bell.ring());
+    }
 }
 
 /// Histograms gather samples until they are rendered or tidied.

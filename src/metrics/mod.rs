@@ -26,6 +26,7 @@ names! {
     CONNECTIONS_ACCEPTED = "gatepost_connections_accepted_total", describe_counter, Count, "Inbound connections that were given a session.";
     CONNECTIONS_REFUSED = "gatepost_connections_refused_total", describe_counter, Count, "Inbound connections refused in place of a banner, by reason.";
     ACCEPT_PAUSES = "gatepost_accept_pauses_total", describe_counter, Count, "Times a listener paused for want of descriptors or memory.";
+    SHARD_STALLS = "gatepost_shard_stalls_total", describe_counter, Count, "Times a shard did not answer for a second, so that its new connections were refused.";
     SESSION_PANICS = "gatepost_session_panics_total", describe_counter, Count, "Sessions ended by a defect of this program.";
     REFUSALS = "gatepost_refusals_total", describe_counter, Count, "Commands and messages refused, and sessions ended by the server, by reason.";
     MESSAGES_ACCEPTED = "gatepost_messages_accepted_total", describe_counter, Count, "Messages acknowledged with 250, each on stable storage.";
@@ -178,6 +179,42 @@ impl ShardMetrics {
     /// Counts a connection refused in place of a banner.
     pub fn count_refused_connection(&self, reply: Reply) {
         self.connections_refused[reply as usize].increment(1);
+    }
+}
+
+/// The handles of the watchdog.
+#[derive(Debug)]
+pub struct WatchdogMetrics {
+    /// [`SHARD_STALLS`].
+    pub shard_stalls: Counter,
+    dropped: Counter,
+    shutting_down: Counter,
+}
+
+impl WatchdogMetrics {
+    /// Looks the handles up with the installed recorder.
+    pub fn new() -> Self {
+        let refused =
+            |reply: Reply| metrics::counter!(CONNECTIONS_REFUSED, "reason" => reply.row().reason.unwrap_or_default());
+        WatchdogMetrics {
+            shard_stalls: metrics::counter!(SHARD_STALLS),
+            dropped: refused(Reply::ConnectionDropped),
+            shutting_down: refused(Reply::ShuttingDown),
+        }
+    }
+
+    /// Counts a connection refused in place of a banner.
+    pub fn count_refused_connection(&self, reply: Reply) {
+        match reply {
+            Reply::ConnectionDropped => self.dropped.increment(1),
+            _ => self.shutting_down.increment(1),
+        }
+    }
+}
+
+impl Default for WatchdogMetrics {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -3,8 +3,8 @@
 //! The only room with glommio, sockets, a clock and `.await`. It drives the pure machines:
 //! `smtp::server` by [`inbound`], `queue::spool` by [`storage`]. Nothing is shared between shards
 //! but [`Shared`]. On failure: a session that panics ends alone; a full or failing disk refuses
-//! mail (see [`storage`]); an error of the ring or the epoll ends the shard, and with it the
-//! process, which recovers at its next start.
+//! mail (see [`storage`]); an error of the ring or the epoll ends the shard; the others drain
+//! (see `control::supervisor`), and the process recovers at its next start.
 
 mod inbound;
 mod listener;
@@ -14,7 +14,9 @@ mod outbound;
 mod shared;
 pub mod storage;
 
-pub use net::Doorbell;
+#[cfg(feature = "fault-injection")]
+pub use net::Fault;
+pub use net::{Doorbell, Life};
 pub use outbound::lanes_of;
 pub use shared::{NextHop, Shared, Stage};
 
@@ -29,6 +31,7 @@ use net::{Listener, Net};
 use outbound::{Outbound, Recorder};
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -95,7 +98,13 @@ pub fn run(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
         .map_err(|error| io::Error::other(error.to_string()))?;
-    executor.run(serve(start, ready))
+    // Dropped only where it has ended in order. It would drop the tasks that are left, outside of
+    // itself: some of glommio's destructors panic there, and in a panic's cleanup that aborts the
+    // process, with the drain of the other shards. So a failed shard's memory and sockets stay.
+    let executor = ManuallyDrop::new(executor);
+    executor.run(serve(start, ready))?;
+    drop(ManuallyDrop::into_inner(executor));
+    Ok(())
 }
 
 async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
@@ -129,6 +138,9 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         net.clone().spawn(async move {
             listener::listen(context.clone(), binding, listener).await;
             context.listening.set(context.listening.get() - 1);
+            if context.listening.get() == 0 {
+                context.net.doorbell().close();
+            }
             context.stop_if_drained();
         });
     }

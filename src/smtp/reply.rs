@@ -161,6 +161,8 @@ replies! {
     InactivityTimedOut = "451 4.7.0 Timeout waiting for client input", None, Close, Some("inactivity_timeout");
     /// The server is shutting down.
     ShuttingDown = "421 4.3.2 Service shutting down", None, Close, Some("shutdown");
+    /// NewConnectionNotAvailable (E9): the shard that should serve the connection hangs or has crashed.
+    ConnectionDropped = "421 4.4.2 Connection dropped", None, Close, Some("shard_unavailable");
     /// ConnectionCountExceeded (E11).
     TooManyConnections =
         "421 4.3.2 The maximum number of concurrent server connections has exceeded a limit, closing transmission channel",

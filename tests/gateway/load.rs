@@ -141,3 +141,23 @@ impl Audit {
         report
     }
 }
+
+/// Compares the whole queue with the lists of acknowledged ids.
+pub fn audit(program: &Path, spool: &Path, lists: &[PathBuf]) -> (Audit, bool) {
+    let mut cat = Command::new(&*GATEPOST)
+        .args(["queue", "cat", "--all", "--spool"])
+        .arg(spool)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program");
+    let mut audit = Command::new(program);
+    audit.args(["audit", "--stdin0"]);
+    for list in lists {
+        audit.arg("--acked").arg(list);
+    }
+    let output = audit.stdin(cat.stdout.take().expect("piped")).output().expect("the load generator");
+    assert!(cat.wait().expect("a child of ours").success(), "queue cat --all fails");
+    (Audit::read(&output), output.status.success())
+}

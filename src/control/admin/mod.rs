@@ -19,6 +19,8 @@ use crate::limits::{
 };
 use crate::policy::{BlocksFull, DynamicBlocks, parse_range};
 use crate::shard::Shared;
+#[cfg(feature = "fault-injection")]
+use crate::shard::{Doorbell, Fault};
 use ipnet::IpNet;
 use place::FileId;
 use rustix::fs::{Mode, fchmod};
@@ -205,6 +207,9 @@ async fn write_all(stream: &UnixStream, mut octets: &[u8]) -> io::Result<()> {
 pub struct Commands {
     /// What all shards share.
     pub shared: Arc<Shared>,
+    /// The shards' doorbells.
+    #[cfg(feature = "fault-injection")]
+    pub doorbells: Vec<Doorbell>,
 }
 
 impl Commands {
@@ -214,7 +219,30 @@ impl Commands {
             Request::BlockAdd { cidr, for_ms } => self.block_add(&cidr, for_ms),
             Request::BlockList => Ok(self.block_list()),
             Request::BlockRemove { cidr } => self.block_remove(&cidr),
+            #[cfg(feature = "fault-injection")]
+            Request::FaultStall { shard, for_ms } => self.inject(shard, Fault::Stall(Duration::from_millis(for_ms))),
+            #[cfg(feature = "fault-injection")]
+            Request::FaultKill { shard } => self.inject(shard, Fault::Kill),
         }
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn inject(&self, shard: usize, fault: Fault) -> Result<Answer, Failure> {
+        let Some(doorbell) = self.doorbells.get(shard) else {
+            let message = format!("there is no shard {shard}, the last one is {}", self.doorbells.len() - 1);
+            return Err(Failure::new(ExitCode::Usage, message));
+        };
+        if fault == Fault::Kill {
+            let doorbell = doorbell.clone();
+            // The answer first: the process may end with the shard.
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(ADMIN_PAUSE_MS)).await;
+                doorbell.inject(fault);
+            });
+        } else {
+            doorbell.inject(fault);
+        }
+        Ok(Answer::Done)
     }
 
     fn now_ms(&self) -> u64 {
@@ -373,7 +401,11 @@ mod tests {
             ipv6_prefix: 64,
             table_slots: SlotCount::new(1 << 10).expect("a power of two"),
         };
-        Commands { shared: Arc::new(Shared::new(&limits, &[])) }
+        Commands {
+            shared: Arc::new(Shared::new(&limits, &[])),
+            #[cfg(feature = "fault-injection")]
+            doorbells: Vec::new(),
+        }
     }
 
     fn full(until_ms: u64) -> DynamicBlocks {

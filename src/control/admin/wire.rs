@@ -24,6 +24,20 @@ pub enum Request {
         /// The range, as `policy::parse_range` reads it.
         cidr: String,
     },
+    /// Let a shard stand still for some time.
+    #[cfg(feature = "fault-injection")]
+    FaultStall {
+        /// The shard's number.
+        shard: usize,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Let a shard panic.
+    #[cfg(feature = "fault-injection")]
+    FaultKill {
+        /// The shard's number.
+        shard: usize,
+    },
 }
 
 /// What the gateway says to it.

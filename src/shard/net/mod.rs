@@ -14,22 +14,28 @@
 //!   every [`REACTOR_PASS_US`];
 //! - a task with more to do than its share waits in [`Net::next_turn`], never in a yield to itself;
 //! - other threads wake a shard by its [`Doorbell`], which is in the epoll: glommio does not
-//!   signal an executor that is not parked.
+//!   signal an executor that is not parked. It is also how the watchdog asks for a beat.
 //!
 //! Readiness is edge-triggered: a slot stays `readable` until a short read or EAGAIN shows that
 //! the socket is empty; after a hang-up every read goes through, so that the end is never missed.
 
 mod connection;
+mod doorbell;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod park;
 mod wheel;
 
 pub use connection::{Accepted, Alarm, Connection, Listener, Nudge, Ready};
+pub use doorbell::{Doorbell, Life};
+#[cfg(feature = "fault-injection")]
+pub use fault::Fault;
 
 use crate::limits::LINGERING_MAX;
 use futures_lite::future::yield_now;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, read};
 use rustix::net::{RecvFlags, recv};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
@@ -38,7 +44,6 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use wheel::Wheel;
@@ -58,24 +63,6 @@ const CLOCK_LAG_MS: u64 = 20;
 /// Epoll data of what is no slot.
 const DOORBELL: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
-
-/// Wakes a shard from any thread.
-#[derive(Clone, Debug)]
-pub struct Doorbell(Arc<OwnedFd>);
-
-impl Doorbell {
-    /// A doorbell nobody hears yet.
-    pub fn new() -> io::Result<Self> {
-        Ok(Doorbell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
-    }
-
-    /// Wakes the shard: every task that waits for a socket gets [`Ready::Bell`] once, and
-    /// [`Net::bell`] returns.
-    pub fn ring(&self) {
-        // Fails only when the counter is full, and then it is ringing already.
-        let _ = write(&*self.0, &1_u64.to_ne_bytes());
-    }
-}
 
 /// What the shard knows of one socket.
 #[derive(Debug)]
@@ -141,7 +128,7 @@ impl Net {
     pub fn new(doorbell: Doorbell) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &*doorbell.0, EventData::new_u64(DOORBELL), EventFlags::IN)?;
+        epoll::add(&epoll, &doorbell, EventData::new_u64(DOORBELL), EventFlags::IN)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         let now = Instant::now();
         Ok(Net(Rc::new(Inner {
@@ -241,9 +228,15 @@ impl Net {
         self.0.doorbell.ring();
     }
 
-    /// Serves the sockets until [`Self::stop`].
+    /// What wakes this shard, and shows that it lives.
+    pub fn doorbell(&self) -> &Doorbell {
+        &self.0.doorbell
+    }
+
+    /// Serves the sockets until [`Self::stop`]. From its begin to its orderly end beats are due.
     pub async fn dispatch(&self) -> io::Result<()> {
         let inner = &*self.0;
+        inner.doorbell.enter(Life::Beating);
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut last_pass = self.refresh_now();
         while !inner.stopped.get() {
@@ -260,9 +253,9 @@ impl Net {
                 Err(error) => return Err(error.into()),
             }
             let now = self.refresh_now();
-            let idle = events.is_empty() && !runnable;
+            let mut idle = !runnable;
             for event in events.drain(..) {
-                inner.handle(event);
+                idle &= !inner.handle(event);
             }
             deferred.into_iter().for_each(Waker::wake);
             let overdue = now.duration_since(last_pass) > Duration::from_micros(REACTOR_PASS_US);
@@ -282,6 +275,7 @@ impl Net {
                 yield_now().await;
             }
         }
+        inner.doorbell.enter(Life::Leaving);
         Ok(())
     }
 
@@ -329,10 +323,13 @@ impl Key {
 }
 
 impl Inner {
-    fn handle(&self, event: Event) {
+    /// Sees to an event; whether there was more to do than to count a beat.
+    fn handle(&self, event: Event) -> bool {
         match event.data.u64() {
             DOORBELL => {
-                let _ = read(&*self.doorbell.0, &mut [0; 8]);
+                if !self.doorbell.hear() {
+                    return false;
+                }
                 if let Some(waker) = self.bell_waker.take() {
                     waker.wake();
                 }
@@ -344,6 +341,7 @@ impl Inner {
             TIMER => self.handle_timer(),
             token => self.handle_socket(token, event.flags),
         }
+        true
     }
 
     fn handle_socket(&self, token: u64, flags: EventFlags) {

@@ -1,0 +1,156 @@
+//! What wakes a shard from any thread, and what shows other threads that it lives.
+//!
+//! Two kinds of waking share one eventfd. A ring is news for everybody: all tasks that wait for a
+//! socket look up. Being asked for a beat is news for nobody: the dispatcher counts it and goes
+//! back to its park, so that a watched shard with thousands of idle sessions costs two system
+//! calls a turn, not thousands of wakeups. A beat is proof of the whole way: eventfd, epoll, ring,
+//! executor, dispatcher.
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+
+/// The stages of a shard's life, in order; there is no way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Life {
+    /// It does not serve yet.
+    Starting = 0,
+    /// It serves: who asks gets a beat.
+    Beating = 1,
+    /// It has drained and ends: no more beats are due.
+    Leaving = 2,
+    /// Its thread has ended as it should.
+    Ended = 3,
+    /// Its thread has ended by a defect.
+    Failed = 4,
+}
+
+/// Wakes a shard from any thread.
+#[derive(Clone, Debug)]
+pub struct Doorbell(Arc<Bell>);
+
+#[derive(Debug)]
+struct Bell {
+    eventfd: OwnedFd,
+    /// It was rung, not only asked for a beat.
+    rung: AtomicBool,
+    beats: AtomicU32,
+    life: AtomicU8,
+    /// The shard has closed its listening sockets.
+    closed: AtomicBool,
+    #[cfg(feature = "fault-injection")]
+    fault: super::fault::Order,
+}
+
+impl Doorbell {
+    /// A doorbell nobody hears yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Doorbell(Arc::new(Bell {
+            eventfd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            rung: AtomicBool::new(false),
+            beats: AtomicU32::new(0),
+            life: AtomicU8::new(Life::Starting as u8),
+            closed: AtomicBool::new(false),
+            #[cfg(feature = "fault-injection")]
+            fault: super::fault::Order::default(),
+        })))
+    }
+
+    /// Wakes the shard: every task that waits for a socket gets [`Ready::Bell`](super::Ready::Bell)
+    /// once, and [`Net::bell`](super::Net::bell) returns.
+    pub fn ring(&self) {
+        self.0.rung.store(true, Ordering::Release);
+        self.ask();
+    }
+
+    /// Asks for a beat; no task is woken.
+    pub fn ask(&self) {
+        // Fails only when the counter is full, and then it is ringing already.
+        let _ = write(&self.0.eventfd, &1_u64.to_ne_bytes());
+    }
+
+    /// Counts a beat and takes what was rung; false when nobody is to be woken.
+    pub fn hear(&self) -> bool {
+        // Read first: what is rung from here on makes the eventfd readable again.
+        let _ = read(&self.0.eventfd, &mut [0; 8]);
+        self.0.beats.fetch_add(1, Ordering::Release);
+        #[cfg(feature = "fault-injection")]
+        self.0.fault.obey();
+        self.0.rung.swap(false, Ordering::AcqRel)
+    }
+
+    /// How often it was heard; wraps around.
+    pub fn beats(&self) -> u32 {
+        self.0.beats.load(Ordering::Acquire)
+    }
+
+    /// The stage of its shard's life.
+    pub fn life(&self) -> Life {
+        match self.0.life.load(Ordering::Acquire) {
+            0 => Life::Starting,
+            1 => Life::Beating,
+            2 => Life::Leaving,
+            3 => Life::Ended,
+            _ => Life::Failed,
+        }
+    }
+
+    /// Its shard enters a stage.
+    pub fn enter(&self, life: Life) {
+        self.0.life.fetch_max(life as u8, Ordering::AcqRel);
+    }
+
+    /// Whether its shard has closed its listening sockets.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// Its shard has closed its listening sockets.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+
+    /// Makes its shard suffer a fault.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject(&self, fault: super::fault::Fault) {
+        self.0.fault.give(fault);
+        self.ask();
+    }
+}
+
+impl AsFd for Doorbell {
+    /// Readable while it was rung or asked and has not been heard.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.eventfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_wakes_nobody() {
+        let bell = Doorbell::new().expect("an eventfd");
+        bell.ask();
+        assert!(!bell.hear());
+        bell.ring();
+        bell.ask();
+        assert!(bell.hear() && !bell.hear());
+        assert_eq!(bell.beats(), 3);
+    }
+
+    #[test]
+    fn life_goes_one_way() {
+        let bell = Doorbell::new().expect("an eventfd");
+        let stages = [Life::Starting, Life::Beating, Life::Leaving, Life::Ended, Life::Failed];
+        for stage in stages {
+            bell.enter(stage);
+            bell.enter(Life::Starting);
+            assert_eq!(bell.life(), stage);
+        }
+    }
+}
