@@ -49,7 +49,8 @@ fn shapes() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
 fn every_shape_is_stored_octet_by_octet_also_over_restarts() {
     let scratch = Scratch::new();
     let spool = scratch.join("spool");
-    let gateway = start(&spool, &[]);
+    // Some have no empty line, and so are all header.
+    let gateway = start(&spool, &["--max-header-size=0"]);
     let mut messages = Vec::new();
     let mut client = gateway.session();
     for (number, (name, content, expected)) in shapes().into_iter().enumerate() {

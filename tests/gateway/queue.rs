@@ -242,8 +242,8 @@ fn a_next_hop_is_heard_while_it_does_not_read() {
     let scratch = Scratch::new();
     let next_hop = NextHop::new();
     let gateway = start(&scratch.join("spool"), &["--shards=1", "--ack-delay=0", &next_hop.option()]);
-    // More than the sockets of a connection hold.
-    let content = b"sixteen octets\r\n".repeat(9 << 16);
+    // More than the sockets of a connection hold, none of it header.
+    let content = [b"\r\n", &b"sixteen octets\r\n".repeat(9 << 16)[..]].concat();
     gateway.session().deliver("a@b.example", &["rcpt@test.example"], &content);
     let mut hop = next_hop.greeted();
     hop.transaction();
