@@ -106,8 +106,8 @@ fn timers_are_on_time_and_cost_nothing() {
     let sessions = sessions();
     let seconds = Duration::from_secs;
     let options = [
-        "--listen=127.0.0.1:0",
-        "--listen=127.0.0.2:0,role=relay",
+        "--listen=127.60.1.1:0",
+        "--listen=127.60.1.2:0,role=relay",
         &format!("--max-connections={}", sessions + 10),
         "--inactivity-timeout=15s",
         "--connection-timeout=18s",
@@ -183,7 +183,7 @@ fn late_refusals_are_on_time_and_cost_nothing() {
     let _alone = alone();
     let sessions = sessions();
     let interval = Duration::from_secs(5);
-    let options = [&format!("--max-connections={}", sessions + 10), "--tarpit=5s"];
+    let options = ["--listen=127.60.1.1:0", &format!("--max-connections={}", sessions + 10), "--tarpit=5s"];
     let scratch = Scratch::new();
     let gateway = Setup::new(&scratch.join("spool"), &options).start();
     let (mut crowd, noise) = (Crowd::new(), Noise::listen());

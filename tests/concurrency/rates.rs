@@ -15,7 +15,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const OK: &str = "250 2.1.0 Sender OK";
 
 fn gateway(scratch: &Scratch) -> Gateway {
-    let listen = ["--listen=127.0.0.1:0", "--listen=127.0.0.2:0,role=relay"];
+    let listen = ["--listen=127.60.1.1:0", "--listen=127.60.1.2:0,role=relay"];
     start(&scratch.join("spool"), &[&listen[..], &[&format!("--message-rate={RATE_MAX}")]].concat())
 }
 
