@@ -92,12 +92,13 @@ CHUNKS = [
     BINARY + b"DATA\r\n" + FIRST + LAST,
     b"MAIL FROM:<>\r\nRCPT TO:<no@example.org>\r\n" + FIRST + LAST + BEGIN + LAST,
     FIRST + LAST + BEGIN + b"BDAT 1 FIRST\r\nx",
+    BEGIN + b"BDAT 15\r\nReceived: by a\nBDAT 4\r\nReceBDAT 11 LAST\r\nived: by b\n" + BEGIN + LAST,
 ]
 
 
 def main():
     for dialogue in CHUNKS:
-        for settings in (0, 1, 2, 12):
+        for settings in (0, 1, 2, 12, 60, 124):
             write("bdat", bytes([settings, 3, 7, 0]) + b"EHLO x\r\n" + dialogue)
         write("session", bytes([0, 0b00010100, 1, 0, 0b0101]) + b"EHLO x\r\n" + dialogue)
     lines = {}

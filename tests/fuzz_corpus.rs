@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 /// Mutations of all seeds of one target together.
-const MUTATIONS: usize = 3000;
+const MUTATIONS: usize = 2000;
 const OCTETS_MAX: usize = 8 << 10;
 
 /// What mutations put in, besides octets of the seeds.

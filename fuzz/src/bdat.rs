@@ -5,16 +5,18 @@
 //! it stands there, arguments and all; other lines are taken for the command that they begin with,
 //! so that the model need not know the rest of the protocol.
 
-use super::data::naive_header;
+use super::data::{NAMES, naive_header};
 use super::driver::{Driver, Policy};
 use super::{oracle, pieces, replies};
 use gatepost::smtp::reply::Reply;
-use gatepost::smtp::server::{Extensions, Profile, Query, Verdict};
+use gatepost::smtp::server::{Extensions, Profile, Query, Revision, Verdict};
 use std::time::Instant;
 
 const HOSTNAME: &str = "mx.example.org";
 const HEADER_MAX: u64 = 40;
 const MESSAGE_MAX: u64 = 60;
+const HOPS_MAX: u32 = 1;
+const LOCAL_HOPS_MAX: u32 = 0;
 
 pub fn run(input: &[u8]) {
     let (head, input) = input.split_at(input.len().min(4));
@@ -24,6 +26,10 @@ pub fn run(input: &[u8]) {
         extensions: Extensions { chunking: settings & 1 == 0, binary_mime: settings & 3 == 0, ..Extensions::default() },
         header_size_max: (settings & 4 != 0).then_some(HEADER_MAX),
         message_size_max: (settings & 8 != 0).then_some(MESSAGE_MAX),
+        hops_max: (settings & 16 != 0).then_some(HOPS_MAX),
+        local_hops_max: (settings & 32 != 0).then_some(LOCAL_HOPS_MAX),
+        local_names: NAMES.iter().map(|name| (*name).to_owned()).collect(),
+        revision: if settings & 64 != 0 { Revision::V4 } else { Revision::V13 },
         ..Profile::default()
     };
     let mut model = Model::new(&profile);
@@ -143,10 +149,10 @@ impl<'p> Model<'p> {
             Phase::Chunks(content) => content,
         };
         content.extend_from_slice(octets);
-        if self.profile.header_size_max.is_some_and(|max| self.header_octets(&content, last) > max) {
-            self.fail("552 5.3.4 Header size exceeds fixed maximum size", last);
-        } else if self.profile.message_size_max.is_some_and(|max| content.len() as u64 > max) {
-            self.fail("552 5.3.4 Message size exceeds fixed maximum message size", last);
+        if let Some(reply) = self.event(&content, last) {
+            self.fail(reply, last);
+            //= [MS-OXSMTP] 4.0 section 3.2.7: these events end the session.
+            self.closed = self.profile.revision == Revision::V4;
         } else if last {
             self.say("queued");
             self.stored.push(content);
@@ -156,8 +162,22 @@ impl<'p> Model<'p> {
         }
     }
 
-    fn header_octets(&self, content: &[u8], _last: bool) -> u64 {
-        naive_header(content).0
+    /// E5, E1, E2, E6, in this order; hops are judged at the end only.
+    fn event(&self, content: &[u8], last: bool) -> Option<&'static str> {
+        let (header, hops, local_hops) = naive_header(content);
+        let profile = self.profile;
+        if profile.header_size_max.is_some_and(|max| header > max) {
+            Some("552 5.3.4 Header size exceeds fixed maximum size")
+        } else if last
+            && (profile.hops_max.is_some_and(|max| hops > max)
+                || profile.local_hops_max.is_some_and(|max| local_hops > max))
+        {
+            Some("554 5.4.6 Hop count exceeded - possible mail loop")
+        } else if profile.message_size_max.is_some_and(|max| content.len() as u64 > max) {
+            Some("552 5.3.4 Message size exceeds fixed maximum message size")
+        } else {
+            None
+        }
     }
 
     fn fail(&mut self, reply: &str, last: bool) {

@@ -7,7 +7,8 @@ use super::pieces;
 use gatepost::smtp::data::{Decoder, Piece};
 use gatepost::smtp::header_scan::HeaderScan;
 
-const NAMES: &[&str] = &["mx.example.org", "mx", "a"];
+/// What this server calls itself.
+pub const NAMES: &[&str] = &["mx.example.org", "mx", "a"];
 
 pub fn run(input: &[u8]) {
     let (sizes, input) = input.split_at(input.len().min(3));
