@@ -8,6 +8,8 @@
 mod driver;
 #[path = "transcripts/harness/format.rs"]
 mod format;
+#[path = "transcripts/harness/rows.rs"]
+mod rows;
 
 use driver::{Driver, NextCommit, Stored};
 use format::{Act, Directive, Envelope, Recipient, Transcript};
@@ -15,21 +17,18 @@ use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::dsn::Notify;
 use gatepost::smtp::envelope::BodyType;
 use gatepost::smtp::reply::Reply;
+use rows::{ROWS, Shown};
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Rows of CONFORMANCE that must have a transcript: those that this version implements.
-const ROWS: &[&str] = &[
-    "B1", "B2", "B5", "B6", "B7", "C1", "C4", "C5", "C6", "C7", "C8", "C11", "C12", "C15", "C16", "C17", "C18", "C19",
-    "D1", "D2", "E4", "E6", "E7", "G1", "G2", "G3", "G4", "G8", "I",
-];
-
 /// Sections without numbered rows.
 const SECTIONS: &[&str] = &["addresses", "lines", "numbers", "order", "sequence", "shutdown"];
 
-/// Replies of the listener, which no session says.
-const CONNECT_TIME: &[Reply] = &[Reply::TooManyConnections, Reply::TooManyConnectionsFromSource];
+/// The role and revision that a transcript is run with in every way, and those in which it must give
+/// the same unless it fixes them.
+const FIRST: (&str, &str) = ("gateway", "13.0");
+const OTHERS: &[(&str, &str)] = &[("gateway", "4.0"), ("relay", "13.0"), ("relay", "4.0")];
 
 /// A run costs its octets and lines, and cutting at every octet needs as many runs as octets.
 /// Beyond this product the cuts are at the first and last [`EDGE_OCTETS`], around the first
@@ -75,10 +74,14 @@ impl<'t> Run<'t> {
         let settings = &transcript.settings;
         let now = Instant::now();
         let policy = driver::policy(settings, now);
+        let (profile, client) = (settings.profile.clone(), settings.client);
         Run {
             transcript,
             arrival,
-            driver: Driver::connect(settings.profile.clone(), settings.client, settings.is_marked, now, policy),
+            driver: match settings.door.admit(client, &profile) {
+                Ok(is_marked) => Driver::connect(profile, client, is_marked, now, policy),
+                Err(reply) => Driver::refused(profile, client, reply, now, policy),
+            },
             pending: Vec::new(),
             sent: 0,
             expected: Vec::new(),
@@ -185,6 +188,11 @@ impl<'t> Run<'t> {
                     return Err("the session has not ended".to_owned());
                 }
             }
+            Directive::Marked(marked) => {
+                if self.driver.take_tarpitted() != *marked {
+                    return Err(format!("the client was to be marked: {}", !marked));
+                }
+            }
             Directive::Writes(count) => {
                 if self.arrival == Arrival::Pipelined && writes != *count {
                     return Err(format!("{writes} writes"));
@@ -204,7 +212,7 @@ impl<'t> Run<'t> {
                     return Err(format!("the envelope is {found:?}"));
                 }
                 let client = text(stored.client());
-                if client != self.transcript.settings.client.to_string() {
+                if client != self.transcript.settings.client.to_canonical().to_string() {
                     return Err(format!("the envelope's client is {client}"));
                 }
             }
@@ -303,16 +311,36 @@ fn files_under(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn read(file: &Path) -> Transcript {
-    let text = std::fs::read_to_string(file).expect("UTF-8");
-    format::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).expect("UTF-8")
 }
 
-/// Runs a transcript in every way; the first failure, in words.
-fn run_every_way(transcript: &Transcript) -> Result<(), String> {
-    let cut = cuts(transcript).into_iter().map(Arrival::Cut);
-    for arrival in [Arrival::Lines, Arrival::Pipelined, Arrival::Octets].into_iter().chain(cut) {
-        Run::new(transcript, arrival).run().map_err(|error| format!("{arrival:?}: {error}"))?;
+/// The transcript as it is run in every way.
+fn first(text: &str) -> Result<Transcript, String> {
+    format::parse(text, FIRST.0, FIRST.1)
+}
+
+/// Runs a transcript in every way, and in the other roles and revisions; the first failure, in words.
+fn run_every_way(text: &str) -> Result<(), String> {
+    let transcript = first(text)?;
+    let mut arrivals = vec![Arrival::Lines, Arrival::Pipelined];
+    if !transcript.is_whole {
+        arrivals.push(Arrival::Octets);
+        arrivals.extend(cuts(&transcript).into_iter().map(Arrival::Cut));
+    }
+    for arrival in arrivals {
+        Run::new(&transcript, arrival).run().map_err(|error| format!("{arrival:?}: {error}"))?;
+    }
+    for (role, revision) in OTHERS {
+        let is_fixed = transcript.fixes_role && *role != FIRST.0 || transcript.fixes_revision && *revision != FIRST.1;
+        if is_fixed {
+            continue;
+        }
+        let transcript = format::parse(text, role, revision)?;
+        for arrival in [Arrival::Lines, Arrival::Pipelined] {
+            let run = Run::new(&transcript, arrival).run();
+            run.map_err(|error| format!("{arrival:?}, {role} {revision}: {error}"))?;
+        }
     }
     Ok(())
 }
@@ -334,7 +362,7 @@ macro_rules! folders {
     };
 }
 
-folders! { addresses b c d e g i lines numbers order sequence shutdown }
+folders! { a addresses b c d e g i lines numbers order sequence shutdown }
 
 #[test]
 fn every_folder_is_run() {
@@ -348,8 +376,9 @@ fn folder_of(file: &Path) -> String {
     relative.components().next().expect("a folder").as_os_str().to_string_lossy().into_owned()
 }
 
+/// Every row is shown where the table says, and no transcript belongs to none.
 #[test]
-fn every_row_has_a_transcript() {
+fn every_row_is_shown() {
     let mut seen = HashSet::new();
     for file in files_under(&root()) {
         let stem = file.file_stem().expect("a name").to_string_lossy().into_owned();
@@ -358,19 +387,46 @@ fn every_row_has_a_transcript() {
             continue;
         }
         let row = stem.split('-').next().unwrap_or_default().to_owned();
-        assert!(ROWS.contains(&&*row), "{}: no such row", file.display());
-        assert!(row.to_lowercase().starts_with(&folder), "{}: not in its folder", file.display());
+        let shown = ROWS.iter().find(|(id, _)| *id == row).unwrap_or_else(|| panic!("{}: no such row", file.display()));
+        assert!(shown.1.contains(&Shown::Transcript), "{}: the table says otherwise", file.display());
+        assert!(
+            row.to_lowercase().trim_end_matches(char::is_numeric) == folder,
+            "{}: not in its folder",
+            file.display()
+        );
         seen.insert(row);
     }
-    let missing: Vec<_> = ROWS.iter().filter(|row| !seen.contains(**row)).collect();
-    assert!(missing.is_empty(), "no transcript for {missing:?}");
+    for (row, shown) in ROWS {
+        assert!(!shown.is_empty(), "{row} is shown nowhere");
+        for shown in *shown {
+            match shown {
+                Shown::Transcript => assert!(seen.contains(*row), "no transcript for {row}"),
+                Shown::BlackBox(file) => {
+                    let text = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+                    let names_it = text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == *row);
+                    assert!(names_it, "{file} does not name {row}");
+                }
+                Shown::Waits(what) => assert!(!what.is_empty()),
+            }
+        }
+    }
+}
+
+/// The page's numbering, without gaps.
+#[test]
+fn the_table_has_every_row() {
+    let sections = [('A', 3), ('B', 7), ('C', 19), ('D', 2), ('E', 17), ('F', 8), ('G', 8), ('H', 2)];
+    let numbered =
+        sections.iter().flat_map(|(letter, last)| (1..=*last).map(move |number| format!("{letter}{number}")));
+    let ids: Vec<String> = numbered.chain(["I".to_owned()]).collect();
+    assert_eq!(ROWS.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids);
 }
 
 #[test]
 fn every_reply_is_said() {
-    let mut said: HashSet<Reply> = CONNECT_TIME.iter().copied().collect();
+    let mut said: HashSet<Reply> = HashSet::new();
     for file in files_under(&root()) {
-        let transcript = read(&file);
+        let transcript = first(&read(&file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         // Two refusals may have one text; successes do not.
         for item in &transcript.items {
             if let Act::Server(text) = &item.act {
@@ -397,14 +453,25 @@ fn wrong_transcripts_fail() {
         "@banner\n@close\n",
         "@banner\n@message any\n",
         "@banner\n@after 1m\n",
+        "@banner\n@marked yes\n",
+        "@config tarpit=5s\n@banner\nC: WHAT\n@marked no\n@after 5s\nS: 500 5.3.3 Unrecognized command\n",
+        "@config block=192.0.2.1\n@banner\n@close\n",
+        // What holds for one role or revision only.
+        "@config inactivity-timeout=0\n@banner\n@after 5m\nS: 421 4.4.1 Connection timed out\n@close\n",
+        "@config recipients=1\n@banner\nC: HELO x\nC: MAIL FROM:<>\nC: RCPT TO:<a@example.org>\nC: RCPT TO:<a@example.org>\n\
+         S: 250 mx.example.org Hello [192.0.2.1]\nS: 250 2.1.0 Sender OK\nS: 250 2.1.5 Recipient OK\n\
+         S: 452 4.5.3 Too many recipients\n",
     ];
     for text in wrong {
-        assert!(run_every_way(&format::parse(text).expect("a transcript")).is_err(), "{text}");
+        assert!(first(text).is_ok() && run_every_way(text).is_err(), "{text}");
     }
     let message = "@ehlo\nC: MAIL FROM:<>\nS: 250 2.1.0 Sender OK\nC: RCPT TO:<a@example.org>\nS: 250 2.1.5 Recipient OK\n\
                    C: DATA\nS: 354 Start mail input; end with <CRLF>.<CRLF>\nC: x\nC: .\n\
                    S: 250 2.6.0 {id} Queued mail for delivery\n";
-    let run = |rest: &str| run_every_way(&format::parse(&format!("{message}{rest}")).expect("a transcript"));
+    let run = |rest: &str| {
+        assert!(first(rest).is_ok(), "{rest}");
+        run_every_way(&format!("{message}{rest}"))
+    };
     assert_eq!(run("@message\n| x\n@envelope from=<> to=<a@example.org>\n"), Ok(()));
     for rest in [
         "",

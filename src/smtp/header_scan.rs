@@ -65,6 +65,11 @@ impl HeaderScan {
 
     /// The message has ended, perhaps in the middle of a field.
     pub fn end(&mut self, names: &[String]) {
+        // A CR without its LF ends no line, and so not the header.
+        if self.place == Place::LineStartCr {
+            self.octets += 1;
+            self.place = Place::Other;
+        }
         if self.place == Place::Received {
             self.local_hops += u32::from(self.clauses.step(b'\n', names));
         }
@@ -324,6 +329,7 @@ mod tests {
             (b"Received: by mx.", b"", 1, 0),
             (b"Received: by mx\r", b"", 1, 1),
             (b"Received", b"", 0, 0),
+            (b"A: b\r\n\r", b"", 0, 0),
             (b"Received: by mx\r\nReceived: by mx\r\n", b"\r\n", 2, 2),
         ];
         for (header, rest, hops, local_hops) in cases {

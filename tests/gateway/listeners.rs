@@ -1,4 +1,4 @@
-//! Where it listens, what it says about it, and the metrics endpoint.
+//! Where it listens (CONFORMANCE A1), what it says about it, and the metrics endpoint.
 
 use crate::harness::{Client, Scratch, cat, http, start};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};

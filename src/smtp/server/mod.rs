@@ -165,7 +165,8 @@ impl Session {
     pub fn new(profile: Rc<Profile>, client: IpAddr, now: Instant) -> Self {
         let mut session = Session {
             profile,
-            client,
+            // An IPv4 address mapped into IPv6 is that IPv4 address in every reply and field.
+            client: client.to_canonical(),
             hello: None,
             state: State::Idle,
             input: Input::Lines,

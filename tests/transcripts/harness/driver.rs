@@ -15,7 +15,10 @@
 #![allow(dead_code, reason = "two test crates share this module; neither needs all of it")]
 
 use gatepost::limits::{BODY_IN_MEMORY_MAX_OCTETS, COMMAND_LINE_MAX_OCTETS, REPLIES_MAX_OCTETS};
-use gatepost::policy::{self, AcceptedDomains, AddressRanges, RateTable, RecipientVerdict, SlotCount, SourceHasher};
+use gatepost::policy::{
+    self, AcceptedDomains, AddressRanges, BindingRules, Door, DynamicBlocks, RateTable, RecipientVerdict, SlotCount,
+    SourceHasher, Sources,
+};
 use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader};
 use gatepost::queue::spool::{Resume, Spool};
 use gatepost::queue::stored::StoredEnvelope;
@@ -42,8 +45,55 @@ pub struct Settings {
     pub accepted_domains: AcceptedDomains,
     pub relay_from: AddressRanges,
     pub message_rate_per_minute: u32,
-    /// The client was refused something a moment ago (E17).
-    pub is_marked: bool,
+    pub door: DoorSettings,
+}
+
+/// What a client that connects is met with, before the banner.
+#[derive(Clone, Debug)]
+pub struct DoorSettings {
+    pub allow: Option<AddressRanges>,
+    pub blocked: AddressRanges,
+    pub blocked_for_a_time: DynamicBlocks,
+    pub resources_short: bool,
+    pub connections_max: u32,
+    pub connections_per_source_max: u32,
+    /// Clients that are there, each with so many connections.
+    pub open: Vec<(IpAddr, u32)>,
+    /// An address that was refused something when the clock began (E17).
+    pub marked: Option<IpAddr>,
+    /// When the client connects, by that clock.
+    pub now_ms: u64,
+}
+
+impl DoorSettings {
+    /// What the gateway's `Shared::admit` does, over the same parts: whether the client's banner is
+    /// to be late, or the refusal.
+    pub fn admit(&self, client: IpAddr, profile: &Profile) -> Result<bool, Reply> {
+        let rules = BindingRules { role: profile.role, allow: self.allow.clone() };
+        let door = Door {
+            rules: &rules,
+            blocked: &self.blocked,
+            blocked_for_a_time: &self.blocked_for_a_time,
+            resources_short: self.resources_short,
+            now_ms: self.now_ms,
+        };
+        if let Some(reply) = door.refusal(client) {
+            return Err(reply);
+        }
+        let sources = Sources::new(SlotCount::new(SlotCount::MIN).expect("a count of slots"), 64);
+        for (address, count) in &self.open {
+            for _ in 0..*count {
+                sources.try_connect(*address, 0, 0).expect("there is no limit yet");
+            }
+        }
+        if let Some(marked) = self.marked {
+            let source = sources.try_connect(marked, 0, 0).expect("there is no limit yet");
+            sources.mark(source, 0);
+            sources.disconnect(source);
+        }
+        let source = sources.try_connect(client, self.connections_max, self.connections_per_source_max)?;
+        Ok(profile.tarpit.is_some() && sources.take_mark(source, self.now_ms))
+    }
 }
 
 /// What the gateway's `inbound::decide` does, over the same parts.
@@ -114,6 +164,8 @@ enum Turn {
 
 pub struct Driver {
     session: Session,
+    /// The client was refused before there was a session.
+    is_refused: bool,
     policy: Policy,
     spool: Spool,
     client: IpAddr,
@@ -137,18 +189,36 @@ pub struct Driver {
     replies: Vec<u8>,
     writes: usize,
     refusals: Vec<Reply>,
+    /// A refusal was held back: the address is to be marked.
+    was_tarpitted: bool,
     stored: Vec<Stored>,
 }
 
 impl Driver {
     /// A client has just connected; the banner is sent, or held back.
     pub fn connect(profile: Profile, client: IpAddr, is_marked: bool, now: Instant, policy: Policy) -> Self {
-        let mut session = Session::new(Rc::new(profile), client, now);
+        let mut driver = Self::new(profile, client, now, policy);
         if is_marked {
-            session.hold_banner();
+            driver.session.hold_banner();
         }
-        let mut driver = Driver {
-            session,
+        driver.flush();
+        driver
+    }
+
+    /// A client was refused in place of the banner.
+    pub fn refused(profile: Profile, client: IpAddr, reply: Reply, now: Instant, policy: Policy) -> Self {
+        let mut driver = Self::new(profile, client, now, policy);
+        driver.is_refused = true;
+        driver.writes = 1;
+        driver.refusals.push(reply);
+        reply.write(&mut driver.replies, client);
+        driver
+    }
+
+    fn new(profile: Profile, client: IpAddr, now: Instant, policy: Policy) -> Self {
+        Driver {
+            session: Session::new(Rc::new(profile), client, now),
+            is_refused: false,
             policy,
             spool: Spool::new(0, Resume::default(), 7),
             client,
@@ -165,14 +235,13 @@ impl Driver {
             replies: Vec::new(),
             writes: 0,
             refusals: Vec::new(),
+            was_tarpitted: false,
             stored: Vec::new(),
-        };
-        driver.flush();
-        driver
+        }
     }
 
     pub fn is_closed(&self) -> bool {
-        self.session.is_closed()
+        self.is_refused || self.session.is_closed()
     }
 
     /// How long until the session wants to be told of the time; zero if that is due.
@@ -195,6 +264,11 @@ impl Driver {
     /// Every refusal so far.
     pub fn refusals(&self) -> &[Reply] {
         &self.refusals
+    }
+
+    /// Whether the client's address was to be marked since the last call (E17).
+    pub fn take_tarpitted(&mut self) -> bool {
+        std::mem::take(&mut self.was_tarpitted)
     }
 
     /// What was sent since the last call.
@@ -221,12 +295,22 @@ impl Driver {
 
     /// The server begins to shut down: sessions end after their transaction, or at once.
     pub fn shut_down(&mut self, at_once: bool) {
+        if self.is_refused {
+            return;
+        }
         self.shutdown = Some(at_once);
+        if at_once {
+            self.session.release(self.now);
+            self.run();
+        }
         self.before_wait();
     }
 
     /// The client sent a piece of input.
     pub fn feed(&mut self, piece: &[u8]) {
+        if self.is_refused {
+            return;
+        }
         let said_last = self.is_closed().then_some(self.replies.len());
         self.unread.extend_from_slice(piece);
         self.run();
@@ -268,6 +352,9 @@ impl Driver {
     /// Time passes; deadlines on the way are kept to the instant.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
+        if self.is_refused {
+            return;
+        }
         while let Some(deadline) = self.session.next_deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
             let was_held = self.session.is_held();
@@ -286,7 +373,7 @@ impl Driver {
 
     /// The end of the client: nothing more may be said if the session has ended, whatever happens.
     pub fn finish(&mut self) {
-        if self.is_closed() && !self.session.is_held() {
+        if self.is_closed() && !self.session.is_held() && !self.is_refused {
             self.session.handle_verdict(self.now, Verdict::Accept);
             self.session.handle_commit_failure(self.now);
             self.session.handle_body_failure();
@@ -391,7 +478,7 @@ impl Driver {
             id: message.id,
             arrived_unix_ms: 0,
             envelope,
-            client: self.client,
+            client: policy::canonical(self.client),
             hello: self.session.trace().hello,
             body,
         });
@@ -431,6 +518,7 @@ impl Driver {
     }
 
     fn flush(&mut self) {
+        self.was_tarpitted |= self.session.take_tarpitted();
         self.refusals.extend(self.session.take_refusals());
         let replies = self.session.replies();
         assert!(replies.len() < REPLIES_MAX_OCTETS + REPLY_MAX_OCTETS, "{} octets of replies", replies.len());

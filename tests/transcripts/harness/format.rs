@@ -1,8 +1,8 @@
 //! Reading a transcript; `tests/transcripts/README.md` is the language's description.
 
-use super::driver::Settings;
+use super::driver::{DoorSettings, Settings};
 use gatepost::limits;
-use gatepost::policy::{AcceptedDomains, AddressRanges, parse_range};
+use gatepost::policy::{AcceptedDomains, AddressRanges, DynamicBlocks, canonical, parse_range};
 use gatepost::smtp::server::{Profile, Revision, Role};
 use std::time::Duration;
 
@@ -10,6 +10,11 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Transcript {
     pub settings: Settings,
+    /// Whether it holds for one role, or one revision, only.
+    pub fixes_role: bool,
+    pub fixes_revision: bool,
+    /// Whether what happens depends on what arrives in one piece.
+    pub is_whole: bool,
     pub items: Vec<Item>,
     /// Octets the client sends in all.
     pub client_octets: usize,
@@ -41,6 +46,7 @@ pub enum Directive {
         at_once: bool,
     },
     Close,
+    Marked(bool),
     Writes(usize),
     /// The next stored message; `None`: whatever its content.
     Message(Option<Vec<u8>>),
@@ -68,8 +74,19 @@ pub struct Recipient {
     pub orcpt: Option<String>,
 }
 
-pub fn parse(text: &str) -> Result<Transcript, String> {
+/// Reads a transcript for a role and a revision, which it may fix itself.
+pub fn parse(text: &str, role: &str, revision: &str) -> Result<Transcript, String> {
     let mut settings = defaults();
+    configure(&mut settings, &format!("role={role}"))?;
+    configure(&mut settings, &format!("revision={revision}"))?;
+    let fixes = |key: &str| {
+        text.lines()
+            .filter_map(|line| line.strip_prefix("@config "))
+            .flat_map(|rest| rest.split(' '))
+            .any(|word| word.starts_with(key))
+    };
+    let (fixes_role, fixes_revision) = (fixes("role="), fixes("revision="));
+    let is_whole = fixes("pieces=whole");
     let mut items: Vec<Item> = Vec::new();
     // A line, or the number of the block that its directive opens.
     let mut lines = Vec::new();
@@ -102,7 +119,7 @@ pub fn parse(text: &str) -> Result<Transcript, String> {
     }
     let client_octets =
         items.iter().map(|item| if let Act::Client(octets) = &item.act { octets.len() } else { 0 }).sum();
-    Ok(Transcript { settings, items, client_octets })
+    Ok(Transcript { settings, fixes_role, fixes_revision, is_whole, items, client_octets })
 }
 
 fn block_directive(word: &str, content: &str) -> Result<Directive, String> {
@@ -147,6 +164,8 @@ fn directive_of(word: &str, rest: &str) -> Result<Directive, String> {
         ("shutdown", [""]) => Ok(Directive::Shutdown { at_once: false }),
         ("shutdown", ["now"]) => Ok(Directive::Shutdown { at_once: true }),
         ("close", [""]) => Ok(Directive::Close),
+        ("marked", ["yes"]) => Ok(Directive::Marked(true)),
+        ("marked", ["no"]) => Ok(Directive::Marked(false)),
         ("writes", [count]) => count.parse().map(Directive::Writes).map_err(|error| format!("{error}")),
         ("message", ["any"]) => Ok(Directive::Message(None)),
         ("message", _) => quoted(rest).map(|content| Directive::Message(Some(content))),
@@ -204,7 +223,17 @@ fn defaults() -> Settings {
         accepted_domains: AcceptedDomains::from_iter(["example.org".parse().expect("a domain")]),
         relay_from: AddressRanges::from_iter([]),
         message_rate_per_minute: limits::MESSAGE_RATE_DEFAULT_PER_MINUTE,
-        is_marked: false,
+        door: DoorSettings {
+            allow: None,
+            blocked: AddressRanges::from_iter([]),
+            blocked_for_a_time: DynamicBlocks::default(),
+            resources_short: false,
+            connections_max: limits::CONNECTIONS_MAX_DEFAULT,
+            connections_per_source_max: limits::CONNECTIONS_PER_SOURCE_MAX_DEFAULT,
+            open: Vec::new(),
+            marked: None,
+            now_ms: 0,
+        },
     }
 }
 
@@ -222,7 +251,11 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
         }
         "local-name" => profile.local_names.push(value.to_owned()),
         "role" => match value {
-            "gateway" => profile.role = Role::Gateway,
+            "gateway" => {
+                profile.role = Role::Gateway;
+                profile.connection_timeout = Some(limits::CONNECTION_TIMEOUT_DEFAULT);
+                profile.inactivity_timeout = Some(limits::INACTIVITY_TIMEOUT_DEFAULT);
+            }
             "relay" => {
                 profile.role = Role::Relay;
                 profile.connection_timeout = Some(limits::RELAY_CONNECTION_TIMEOUT_DEFAULT);
@@ -257,7 +290,6 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
         "hops" => profile.hops_max = limit()?,
         "local-hops" => profile.local_hops_max = limit()?,
         "tarpit" => profile.tarpit = timeout()?,
-        "marked" => settings.is_marked = value == "yes",
         "client" => settings.client = value.parse().map_err(|error| format!("{word}: {error}"))?,
         "accept-domain" => settings.accepted_domains.extend([value.parse().map_err(|error| format!("{error}"))?]),
         "relay-from" => {
@@ -273,6 +305,40 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
         "connection-timeout" => profile.connection_timeout = timeout()?,
         "inactivity-timeout" => profile.inactivity_timeout = timeout()?,
         "message-rate" => settings.message_rate_per_minute = number()?,
+        _ => return configure_door(&mut settings.door, word),
+    }
+    Ok(())
+}
+
+/// One that concerns the client's coming.
+fn configure_door(door: &mut DoorSettings, word: &str) -> Result<(), String> {
+    let (key, value) = word.split_once('=').ok_or_else(|| format!("{word} is not key=value"))?;
+    let number = |value: &str| value.parse::<u32>().map_err(|error| format!("{word}: {error}"));
+    let address = |value: &str| value.parse().map_err(|error| format!("{word}: {error}"));
+    let ranges = |value: &str| {
+        let ranges: Result<Vec<_>, _> = value.split(',').map(parse_range).collect();
+        ranges.map(AddressRanges::from_iter).map_err(|error| format!("{word}: {error}"))
+    };
+    match key {
+        "allow" => door.allow = Some(ranges(value)?),
+        "block" => door.blocked = ranges(value)?,
+        "block-for-a-time" => {
+            let (range, time) = value.split_once('*').ok_or_else(|| format!("{word} is not RANGE*TIME"))?;
+            let range = parse_range(range).map_err(|error| format!("{word}: {error}"))?;
+            let until_ms = duration(time)?.as_millis() as u64;
+            door.blocked_for_a_time.add(range, until_ms).map_err(|error| format!("{word}: {error:?}"))?;
+        }
+        // Of the runner.
+        "pieces" if value == "whole" => {}
+        "resources" if value == "short" => door.resources_short = true,
+        "max-connections" => door.connections_max = number(value)?,
+        "max-connections-per-source" => door.connections_per_source_max = number(value)?,
+        "open" => {
+            let (client, count) = value.split_once('*').ok_or_else(|| format!("{word} is not ADDRESS*COUNT"))?;
+            door.open.push((address(client)?, number(count)?));
+        }
+        "marked" => door.marked = Some(address(value)?),
+        "connects-after" => door.now_ms = duration(value)?.as_millis() as u64,
         _ => return Err(format!("no such option: {key}")),
     }
     Ok(())
@@ -303,7 +369,7 @@ fn ehlo(settings: &Settings) -> Vec<Act> {
     let server = |text: &str| Act::Server(text.to_owned());
     let mut acts = vec![
         Act::Client(b"EHLO client.example\r\n".to_vec()),
-        server(&format!("250-{} Hello [{}]", settings.profile.hostname, settings.client)),
+        server(&format!("250-{} Hello [{}]", settings.profile.hostname, canonical(settings.client))),
         server(&format!("250-SIZE {size}")),
     ];
     for (offered, line) in [
@@ -409,14 +475,16 @@ fn language() {
     for bad in
         ["X: 1", "@nothing", "| x", "C: x\n@config recipients=1", "@config recipients", "@after soon", "@envelope"]
     {
-        assert!(parse(bad).is_err(), "{bad}");
+        assert!(parse(bad, "gateway", "13.0").is_err(), "{bad}");
     }
-    let transcript =
-        parse("# words\n\n@config recipients=2\n@ehlo\n@message\n| a\n|\n|  b\n@close\n").expect("a transcript");
+    let text = "# words\n\n@config recipients=2 revision=4.0\n@ehlo\n@message\n| a\n|\n|  b\n@close\n";
+    let transcript = parse(text, "relay", "13.0").expect("a transcript");
     let blocks = transcript.items.iter().filter_map(|item| match &item.act {
         Act::Directive(Directive::Message(Some(content))) => Some(&content[..]),
         _ => None,
     });
     assert_eq!(blocks.collect::<Vec<_>>(), [b"a\r\n\r\n b\r\n"]);
-    assert_eq!(transcript.settings.profile.recipients_max, Some(2));
+    let profile = &transcript.settings.profile;
+    assert_eq!((profile.recipients_max, profile.role, profile.revision), (Some(2), Role::Relay, Revision::V4));
+    assert!(transcript.fixes_revision && !transcript.fixes_role);
 }
