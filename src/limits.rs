@@ -59,7 +59,7 @@ pub const SESSION_MEMORY_MAX_OCTETS: usize =
 /// The session keeps its buffers between messages up to this capacity.
 pub const KEPT_BUFFER_OCTETS: usize = KB;
 
-/// Default of `--max-message-size`, [MS-OXSMTP] 3.2.4 (4.0: 10 MB).
+/// Default of `--max-message-size`, [MS-OXSMTP] 4.0 section 3.2.7 (MessageSizeExceeded).
 pub const MESSAGE_SIZE_MAX_DEFAULT_OCTETS: u64 = 10 * MB as u64;
 /// Default of `--max-header-size`, [MS-OXSMTP] 4.0 section 3.2.7 (HeaderSizeExceeded).
 pub const HEADER_SIZE_MAX_DEFAULT_OCTETS: u64 = 64 * KB as u64;
@@ -73,13 +73,13 @@ pub const LOCAL_NAMES_MAX: usize = 64;
 pub const RECIPIENTS_MAX_DEFAULT: u32 = 200;
 /// Default of `--max-protocol-errors`, [MS-OXSMTP] 4.0 section 3.2.7.
 pub const PROTOCOL_ERRORS_MAX_DEFAULT: u32 = 5;
-/// Default of `--connection-timeout` (gateway role), [MS-OXSMTP] 3.2.2.
+/// Default of `--connection-timeout` (gateway role), [MS-OXSMTP] 3.2.7 (ConnectionEstablished).
 pub const CONNECTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
-/// Default of `--inactivity-timeout` (gateway role), [MS-OXSMTP] 3.2.2.
+/// Default of `--inactivity-timeout` (gateway role), [MS-OXSMTP] 4.0 section 3.2.6.
 pub const INACTIVITY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Default of `--relay-connection-timeout`, [MS-OXSMTP] 3.2.2.
+/// Default of `--relay-connection-timeout`, [MS-OXSMTP] 3.2.7 (ConnectionEstablished).
 pub const RELAY_CONNECTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
-/// Default of `--relay-inactivity-timeout`, [MS-OXSMTP] 3.2.2.
+/// Default of `--relay-inactivity-timeout`, [MS-OXSMTP] 4.0 section 3.2.6.
 pub const RELAY_INACTIVITY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// Default of `--tarpit`, [MS-OXSMTP] 4.0 section 3.2.7 (Tarpit).
 pub const TARPIT_DEFAULT: Duration = Duration::from_secs(5);
@@ -162,7 +162,7 @@ pub const RETRY_JITTER_DIVISOR: u64 = 5;
 pub const QUEUE_LIFETIME_DEFAULT: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 /// Longest that `--queue-lifetime` may be.
 pub const QUEUE_LIFETIME_LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Default of `--ack-delay`, [MS-OXSMTP] 3.2.7 (AcknowledgementDelay).
+/// Default of `--ack-delay`, [MS-OXSMTP] 4.0 section 3.2.7 (AcknowledgementDelay).
 pub const ACK_DELAY_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest that `--ack-delay` may be: clients wait 10 minutes for the reply to a message
 /// (RFC 5321 section 4.5.3.2.6), and send it again when that has passed (RFC 1047).

@@ -228,6 +228,38 @@ fn reply_texts_stand_in_the_table() {
     assert!(hello.is_empty(), "{hello:#?}");
 }
 
+/// A requirement is quoted as `//= [MS-OXSMTP] 3.2.7 Name`, with the revision where only 4.0 has it,
+/// or by its RFC and section; lines behind it go on with it.
+#[test]
+fn requirements_are_named_in_one_form() {
+    let newest = ["2.2.1", "3.1.5.1", "3.2.2", "3.2.5.1", "3.2.6", "3.2.7"];
+    let revision_4 = ["1.5", "3.2.2", "3.2.3", "3.2.5", "3.2.6", "3.2.7"];
+    let is_named = |text: &str| {
+        let words: Vec<&str> = text.split([' ', ',', ':', ';']).collect();
+        match words[..] {
+            ["[MS-OXSMTP]", "4.0", section, name, ..] => revision_4.contains(&section) && !name.is_empty(),
+            ["[MS-OXSMTP]", section, name, ..] => newest.contains(&section) && !name.is_empty(),
+            ["RFC", number, "section", section, ..] => {
+                number.parse::<u16>().is_ok() && section.starts_with(|digit: char| digit.is_ascii_digit())
+            }
+            _ => false,
+        }
+    };
+    let mut seen = 0;
+    for source in sources() {
+        let mut goes_on = false;
+        for line in source.text.lines() {
+            let quoted = line.trim_start().strip_prefix("//= ");
+            if let Some(text) = quoted.filter(|_| !goes_on) {
+                assert!(is_named(text), "{}: {text}", source.path);
+                seen += 1;
+            }
+            goes_on = quoted.is_some();
+        }
+    }
+    assert!(seen > 20, "only {seen} requirements are named");
+}
+
 #[test]
 fn files_stay_readable_in_one_sitting() {
     let long: Vec<String> = sources()

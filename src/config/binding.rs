@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 const OPTION: &str = "--listen";
 
-/// One address to listen on ([MS-OXSMTP] section 3.2.1, bindings).
+/// One address to listen on ([MS-OXSMTP] 4.0 section 1.5, bindings).
 #[derive(Clone, Debug)]
 pub struct Binding {
     /// Address and port.

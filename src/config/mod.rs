@@ -188,7 +188,7 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.session.revision == Revision::V4 {
-            //= [MS-OXSMTP] 4.0 3.2.7 TooManyRecipients
+            //= [MS-OXSMTP] 3.2.7 TooManyRecipients
             warnings.push(
                 "--oxsmtp-revision 4.0: a recipient beyond --max-recipients ends the session; clients that have more \
                  to send to must be told of the limit"

@@ -270,7 +270,7 @@ impl Inbound {
     /// Waits until the next hop has taken or refused the message, the limit passes, or the process
     /// drains.
     ///
-    //= [MS-OXSMTP] AcknowledgementDelay: when the limit passes the server acknowledges anyway.
+    //= [MS-OXSMTP] 3.2.7 AcknowledgementDelay: when the limit passes the server acknowledges anyway.
     async fn await_verdict(&mut self, notice: &Notice) -> Acknowledgement {
         let delay = self.context.config.delivery.ack_delay;
         self.connection.set_deadline(delay.map(|delay| self.context.net.now() + delay));

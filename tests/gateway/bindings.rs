@@ -1,4 +1,4 @@
-//! Several bindings at once: each has its role, its clients (A3) and its timers.
+//! Several bindings at once (A2): each has its role, its clients (A3) and its timers.
 
 use crate::harness::{Client, D1, D2, NOT_CONFIGURED, Scratch, start};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

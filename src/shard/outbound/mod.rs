@@ -209,7 +209,7 @@ pub fn lanes_of(routes: &Routes, envelope: &StoredEnvelope<'_>, lanes: &mut Vec<
 /// Takes a message that is durable into the queue, and starts its delivery if that can be now.
 /// `session` is who may wait for it.
 ///
-//= [MS-OXSMTP] AcknowledgementDelay: the acknowledgement waits only for deliveries that have begun;
+//= [MS-OXSMTP] 3.2.7 AcknowledgementDelay: the acknowledgement waits only for deliveries that have begun;
 //= what must queue, or has no next hop that is up, is acknowledged at once.
 pub fn accept(context: &Rc<Context>, accepted: Accepted, session: &dyn Fn() -> Nudge) -> Option<Rc<Notice>> {
     let outbound = &context.outbound;

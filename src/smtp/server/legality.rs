@@ -1,4 +1,4 @@
-//! The one table of which command is legal in which state of the dialogue ([MS-OXSMTP] 3.2.5,
+//! The one table of which command is legal in which state of the dialogue ([MS-OXSMTP] 4.0 3.2.5,
 //! RFC 5321 section 4.1.4, RFC 3030 section 2).
 
 use crate::smtp::command::Verb;
@@ -36,13 +36,13 @@ const fn row(verb: Verb) -> [Option<Reply>; PHASES] {
     const FAIL: Option<Reply> = Some(BadSequenceAfterFailure);
     match verb {
         //                  Connected  Ready  Mail   Recipients  Chunks  ChunkFailed
-        //= [MS-OXSMTP] 3.2.5.3 MAIL: C1, C4, C2
+        //= [MS-OXSMTP] 4.0 3.2.5 MAIL: C1, C4, C2
         Verb::Mail => [HELLO, OK, TWICE, TWICE, BAD, BAD],
-        //= [MS-OXSMTP] 3.2.5.4 RCPT: C12, need-mail, C13
+        //= [MS-OXSMTP] 4.0 3.2.5 RCPT: C12, need-mail, C13
         Verb::Rcpt => [HELLO, MAIL, OK, OK, BAD, FAIL],
-        //= [MS-OXSMTP] 3.2.5.5 DATA
+        //= RFC 5321 section 4.1.4: DATA
         Verb::Data => [HELLO, MAIL, RCPT, OK, BAD, FAIL],
-        //= [MS-OXSMTP] 3.2.5.6 BDAT
+        //= RFC 3030 section 2: BDAT
         Verb::Bdat => [HELLO, MAIL, RCPT, OK, OK, FAIL],
         Verb::Auth | Verb::StartTls => [HELLO, OK, OK, OK, OK, OK],
         Verb::Ehlo

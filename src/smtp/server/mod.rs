@@ -286,7 +286,7 @@ impl Session {
 
     /// Takes a step on the beginning of `input`; returns the octets consumed and what to do.
     pub fn step<'b>(&mut self, now: Instant, input: &'b [u8]) -> (usize, Step<'b>) {
-        //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut: it acts right after a reply that was owed meanwhile,
+        //= [MS-OXSMTP] 3.2.6 ConnectionTimeOut: it acts right after a reply that was owed meanwhile,
         //= before the commands behind it, and whether or not a client keeps the driver busy.
         let owes = self.owes_reply() || self.is_held();
         if self.timers.connection_expired(&self.profile, now) && !owes && !self.is_closed() {
@@ -493,7 +493,7 @@ impl Session {
     /// The next hop has refused the message for all its recipients, and it is not kept: passes the
     /// refusal on, a reply line without its line end. It is not the client's error (E7).
     ///
-    //= [MS-OXSMTP] AcknowledgementDelay
+    //= [MS-OXSMTP] 3.2.7 AcknowledgementDelay
     pub fn handle_refusal(&mut self, now: Instant, line: &str) {
         if matches!(self.state, State::Committing(_)) {
             self.timers.answered(now);
@@ -540,7 +540,7 @@ impl Session {
         if self.owes_reply() || self.is_closed() {
             return;
         }
-        //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut, ConnectionInactivityTimeOut: the envelope and any
+        //= [MS-OXSMTP] 4.0 3.2.2 ConnectionTimer, ConnectionInactivityTimer: the envelope and any
         //= unfinished message are discarded.
         if let Some(reply) = self.timers.expired(&self.profile, now) {
             self.reply(reply);

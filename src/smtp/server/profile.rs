@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The server's role on a binding ([MS-OXSMTP] section 1.3).
+/// The server's role on a binding ([MS-OXSMTP] 3.2.7, ConnectionEstablished; RFC 5321 section 2.3.10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
     /// The edge server, which faces the internet.

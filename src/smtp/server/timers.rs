@@ -67,7 +67,7 @@ impl Timers {
 
     /// What is said when a timer has run out at `now`.
     ///
-    //= [MS-OXSMTP] 3.2.2 ConnectionTimeOut, ConnectionInactivityTimeOut
+    //= [MS-OXSMTP] 3.2.6 ConnectionTimeOut, ConnectionInactivityTimeOut
     pub fn expired(&self, profile: &Profile, now: Instant) -> Option<Reply> {
         if self.connection_expired(profile, now) {
             Some(Reply::ConnectionTimedOut)

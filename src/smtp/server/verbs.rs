@@ -1,4 +1,4 @@
-//! What each verb does, in the order of checks that CONFORMANCE states: [MS-OXSMTP] 3.2.5.
+//! What each verb does, in the order of checks that CONFORMANCE states: [MS-OXSMTP] 4.0 3.2.5.
 
 use super::content::Content;
 use super::{Chunk, Extensions, Hello, Input, Query, Session, State, Step, legality};
@@ -99,7 +99,7 @@ impl Session {
 
     /// The list of extensions (CONFORMANCE B2, B3).
     ///
-    //= [MS-OXSMTP] 3.2.5.1 EHLO
+    //= [MS-OXSMTP] 4.0 3.2.5 EHLO
     fn offer(&mut self) {
         let Extensions { pipelining, eight_bit_mime, binary_mime, chunking } = self.profile.extensions;
         // RFC 1870 section 4: 0 says that no limit is in force.
@@ -137,6 +137,7 @@ impl Session {
         }
     }
 
+    //= [MS-OXSMTP] 4.0 3.2.5 MAIL: C3, C9, C5, C8, C7, C6, E6, C11, in this order.
     fn check_mail<'b>(&self, arguments: &'b [u8]) -> Result<(Path<'b>, SenderParameters<'b>), Reply> {
         if self.profile.requires_tls {
             return Err(Reply::MustStartTls);
@@ -166,6 +167,8 @@ impl Session {
     }
 
     /// C11: without a domain an address can only be qualified with a configured one.
+    ///
+    //= [MS-OXSMTP] 4.0 3.2.5 MAIL, RCPT or DATA: domain expansion fails.
     fn check_qualified(&self, mailbox: &Mailbox<'_>) -> Result<(), Reply> {
         if mailbox.domain().is_none() && self.profile.default_domain.is_none() {
             return Err(Reply::CannotQualify);
@@ -193,6 +196,7 @@ impl Session {
         }
     }
 
+    //= [MS-OXSMTP] 4.0 3.2.5 RCPT: C15, C18, C16, C7, C11, in this order.
     fn check_rcpt<'b>(&self, arguments: &'b [u8]) -> Result<(Mailbox<'b>, RecipientParameters<'b>), Reply> {
         let (path, rest) = command::path_argument(arguments, b"TO:").map_err(|error| match error {
             PathError::Keyword => Reply::UnrecognizedParameter,
