@@ -23,7 +23,7 @@ fn shapes() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("a dot and text on the first line", b".Subject: x\r\n\r\nbody\r\n".to_vec()),
         ("lines of 998 octets", with_header(&lines(&[b'x'; 998], 20))),
         ("lines of 100,000 octets", with_header(&lines(&[b'y'; 100_000], 5))),
-        ("one line of 300,000 dots", lines(&[b'.'; 300_000], 1)),
+        ("one line of 300,000 dots", with_header(&lines(&[b'.'; 300_000], 1))),
         ("8-bit octets", with_header("Grüße\r\nñandú\r\n".as_bytes())),
         ("every octet but CR, LF and NUL", with_header(&lines(&every_octet, 10))),
         ("a NUL", with_header(b"a\0b\r\n")),
