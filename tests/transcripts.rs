@@ -424,7 +424,8 @@ fn the_table_has_every_row() {
 
 #[test]
 fn every_reply_is_said() {
-    let mut said: HashSet<Reply> = HashSet::new();
+    // Said for a shard that cannot speak: a test of the whole process shows it (E9).
+    let mut said = HashSet::from([Reply::ConnectionDropped]);
     for file in files_under(&root()) {
         let transcript = first(&read(&file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         // Two refusals may have one text; successes do not.

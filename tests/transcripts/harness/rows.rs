@@ -58,7 +58,7 @@ pub const ROWS: &[(&str, &[Shown])] = &[
     ("E6", SESSION),
     ("E7", &[Transcript, Waits("failed logons")]),
     ("E8", &[Transcript, BlackBox("tests/gateway/watermarks.rs")]),
-    ("E9", &[Waits("the watch over shards that hang")]),
+    ("E9", &[BlackBox("tests/watchdog/main.rs")]),
     ("E10", SESSION),
     ("E11", &[Transcript, BlackBox("tests/gateway/limits.rs")]),
     ("E12", &[Transcript, BlackBox("tests/gateway/limits.rs")]),
