@@ -1,8 +1,11 @@
 //! The protocol as dialogues: runs `tests/transcripts/**/*.smtp` against `smtp::server`.
 //!
 //! `tests/transcripts/README.md` describes the language. Every transcript is run as it is written,
-//! pipelined, cut in two at every octet, and octet by octet; replies, stored messages and the end
-//! of the session must be the same each time.
+//! pipelined, cut in two at every octet, and octet by octet, and in each role and revision of
+//! [MS-OXSMTP] that it does not fix; replies, stored messages and the end of the session must be the
+//! same each time.
+//!
+//! `harness/rows.rs` is the table of the rows of CONFORMANCE, and of where each is shown.
 
 #[path = "transcripts/harness/driver.rs"]
 mod driver;
