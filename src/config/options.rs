@@ -159,7 +159,7 @@ pub struct SpoolOption {
 /// `gatepost serve ...`
 #[derive(Debug, Args)]
 pub struct ServeOptions {
-    /// Address and port to accept SMTP on, IPv4 or [IPv6] ([::]:PORT takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), auth=off|optional|required (required on port 587), allow=CIDR+CIDR.. (only these clients), tls=off.
+    /// Address and port to accept SMTP on, IPv4 or IPv6 in brackets (`[::]:PORT` takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), auth=off|optional|required (required on port 587), allow=CIDR+CIDR.. (only these clients), tls=off.
     #[arg(long, value_name = "ADDR:PORT[,ATTRIBUTE..]|none", default_value = "127.0.0.1:2525")]
     pub listen: Vec<String>,
     /// This server's fully qualified domain name, for the banner and Received fields. [default: the machine's]
@@ -255,7 +255,7 @@ pub struct ServeOptions {
     /// How long an acknowledgement waits for the next hop to take the message; 0 is not at all. Needs a next hop.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::duration)]
     pub ack_delay: Duration,
-    /// Where accepted mail goes: an IPv4 address, [IPv6] or a name; repeatable, tried in this order. Without it mail is held.
+    /// Where accepted mail goes: an IPv4 address, an IPv6 one in brackets, or a name; repeatable, tried in this order. Without it mail is held.
     #[arg(long, value_name = "HOST:PORT[,tls=off]")]
     pub next_hop: Vec<String>,
     /// Where a domain's mail goes; `.example.org` stands for all subdomains, `*` for every other domain, like --next-hop; repeatable, one domain's in order.

@@ -1,7 +1,7 @@
 //! A shard: one glommio executor on one core, with its own sessions and its own spool directory.
 //!
 //! The only room with glommio, sockets, a clock and `.await`. It drives the pure machines:
-//! `smtp::server` by [`inbound`], `queue::spool` by [`storage`]. Nothing is shared between shards
+//! `smtp::server` by `inbound`, `queue::spool` by [`storage`]. Nothing is shared between shards
 //! but [`Shared`]. On failure: a session that panics ends alone; a full or failing disk refuses
 //! mail (see [`storage`]); an error of the ring or the epoll ends the shard; the others drain
 //! (see `control::supervisor`), and the process recovers at its next start.

@@ -6,7 +6,7 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`line`] | command lines in the input |
+//! | [`mod@line`] | command lines in the input |
 //! | [`command`] | verbs and arguments |
 //! | [`address`] | paths and mailboxes |
 //! | [`envelope`] | what a transaction gathers |

@@ -59,8 +59,8 @@ impl Doorbell {
         })))
     }
 
-    /// Wakes the shard: every task that waits for a socket gets [`Ready::Bell`](super::Ready::Bell)
-    /// once, and [`Net::bell`](super::Net::bell) returns.
+    /// Wakes the shard: every task that waits for a socket gets `Ready::Bell`
+    /// once, and `Net::bell` returns.
     pub fn ring(&self) {
         self.0.rung.store(true, Ordering::Release);
         self.ask();

@@ -11,7 +11,7 @@
 //!
 //! Outcomes of messages ([`Storage::append_outcome`]) go the same way; nobody waits for one, but
 //! the shard's [`Watcher`] is told which batches are on stable storage and which failed. Messages
-//! are read back by [`reader`], and what is not needed any more is removed here too.
+//! are read back by `reader`, and what is not needed any more is removed here too.
 //!
 //! On failure the whole batch fails, the segment is left as it is, and for a second after it
 //! [`Storage::is_short`] keeps new transactions away; then the next batch tries a new segment. The

@@ -13,8 +13,8 @@
 //! Replies that are held back (E17) are not given out before their time: the driver reads nothing
 //! meanwhile, and calls [`Session::handle_time`] when [`Session::next_deadline`] says so.
 //!
-//! Methods in order: construction, getters, `step`, `handle_*`; the verbs are in [`verbs`], which
-//! of them is legal where is in [`legality`], timers are in [`timers`].
+//! Methods in order: construction, getters, `step`, `handle_*`; the verbs are in `verbs`, which
+//! of them is legal where is in `legality`, timers are in `timers`.
 
 mod content;
 mod legality;
