@@ -14,7 +14,7 @@
 //! | [`encoder`] | content in the wire form of DATA |
 //! | [`dsn`] | what a client asks for in reports |
 //! | [`Durable`], [`QueueId`] | the proof behind the 250, and its id |
-//! | [`header`] | the Received field |
+//! | [`header`], [`header_scan`] | the Received field; what an arriving header says |
 //! | [`reply`] | every reply |
 //! | [`server`] | the receiving session |
 //! | [`client`] | the sending session |
