@@ -164,7 +164,7 @@ impl<'p> Model<'p> {
 
     /// E5, E1, E2, E6, in this order; hops are judged at the end only.
     fn event(&self, content: &[u8], last: bool) -> Option<&'static str> {
-        let (header, hops, local_hops) = naive_header(content);
+        let (header, hops, local_hops) = naive_header(content, last);
         let profile = self.profile;
         if profile.header_size_max.is_some_and(|max| header > max) {
             Some("552 5.3.4 Header size exceeds fixed maximum size")
