@@ -306,17 +306,22 @@ impl Inbound {
     /// deadline.
     async fn flush(&mut self) -> bool {
         loop {
-            let is_held = self.session.is_held();
-            if self.session.is_closed() && !is_held {
+            if self.session.is_closed() && !self.session.is_held() {
                 self.permit = None;
             }
-            while !self.session.replies().is_empty() {
+            if !self.session.replies().is_empty() {
                 if !self.write_some().await {
                     return false;
                 }
+                continue;
             }
-            if !is_held {
+            if !self.session.is_held() {
                 return true;
+            }
+            // More replies to the same input than the buffer holds are not late once more.
+            self.session.handle_time(self.context.net.now());
+            if !self.session.is_held() {
+                continue;
             }
             //= [MS-OXSMTP] 3.2.7 Tarpit: only this session waits, and its input is not read meanwhile.
             self.connection.set_deadline(self.session.next_deadline());

@@ -1,8 +1,10 @@
 //! Sessions end in all manners and leave nothing behind; timers; clients that do not behave.
 
-use crate::harness::{BANNER, Client, D1, D2, End, Scratch, start, stuffed, until};
+use crate::harness::{BANNER, Client, D1, D2, End, PATIENCE, Scratch, start, stuffed, until};
+use gatepost::smtp::reply::Reply;
+use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ const FROM: &str = "sender@client.example";
 const TO: &str = "rcpt@test.example";
 
 /// A state to be in when something happens: what to send for it, after the banner.
-const STATES: [(&str, &str); 9] = [
+const STATES: [(&str, &str); 11] = [
     ("after the banner", ""),
     ("in a command", "EHLO clie"),
     ("after EHLO", "EHLO x\r\n"),
@@ -26,6 +28,14 @@ const STATES: [(&str, &str); 9] = [
         "EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<rcpt@test.example>\r\nDATA\r\nSubject: x\r\n\r\nbody\r\n.\r\n",
     ),
     ("in a chunk that is thrown away", "EHLO x\r\nBDAT 1000\r\nabc"),
+    (
+        "in a chunk",
+        "EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<rcpt@test.example>\r\nBDAT 1000\r\nSubject: x\r\n\r\nbody\r\n",
+    ),
+    (
+        "between two chunks",
+        "EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<rcpt@test.example>\r\nBDAT 3\r\nabcBDAT 0\r\n",
+    ),
 ];
 
 /// Reads all lines up to the end: what was said last, and how the stream ended.
@@ -37,6 +47,32 @@ fn last_words(client: &mut Client) -> (String, End) {
             Err(end) => return (last, end),
         }
     }
+}
+
+/// E17: the time of a reply that is held back may pass while those before it cannot be written.
+#[test]
+fn late_refusals_reach_a_client_that_reads_late() {
+    const GROUPS: usize = 1500;
+    const GROUP: usize = 40;
+    let scratch = Scratch::new();
+    let options = ["--tarpit=1ms", "--max-protocol-errors=0", "--inactivity-timeout=2m"];
+    let gateway = start(&scratch.join("spool"), &options);
+    // A connection that holds little, so that the server is stuck soon.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(&gateway.address().into()).expect("a connection");
+    let mut client = TcpStream::from(socket);
+    client.write_all(format!("{}FOO\r\n", "HELP\r\n".repeat(GROUP)).repeat(GROUPS).as_bytes()).expect("room");
+    thread::sleep(Duration::from_secs(5));
+    let help = format!("{}\r\n", Reply::Help.text()).repeat(GROUP);
+    let group = format!("{help}500 5.3.3 Unrecognized command\r\n");
+    let mut replies = vec![0; BANNER.len() + 2 + GROUPS * group.len()];
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    client.read_exact(&mut replies).expect("all replies");
+    assert!(replies == [BANNER, "\r\n", &group.repeat(GROUPS)].concat().as_bytes(), "other replies");
+    client.write_all(b"NOOP\r\n").expect("an open session");
+    client.read_exact(&mut replies[..14]).expect("a reply");
+    assert_eq!(&replies[..14], b"250 2.0.0 OK\r\n");
 }
 
 #[test]
