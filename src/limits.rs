@@ -53,9 +53,10 @@ pub const BODIES_IN_MEMORY_MAX_OCTETS: usize = 256 * MB;
 /// like those beyond `--max-recipients` (about 1,000 of the longest paths, 7,500 usual ones).
 pub const ENVELOPE_MAX_OCTETS: usize = 256 * KB;
 /// Most that one session may hold in memory, whatever its message's size: a body up to the spill
-/// limit and the read that crossed it, input that arrived behind it, replies, and the envelope.
+/// limit and the read that crossed it, input that arrived behind it, replies (the one that fills the
+/// buffer doubles it), and the envelope.
 pub const SESSION_MEMORY_MAX_OCTETS: usize =
-    BODY_IN_MEMORY_MAX_OCTETS + 2 * READ_MAX_OCTETS + REPLIES_MAX_OCTETS + ENVELOPE_MAX_OCTETS;
+    BODY_IN_MEMORY_MAX_OCTETS + 2 * READ_MAX_OCTETS + 2 * REPLIES_MAX_OCTETS + ENVELOPE_MAX_OCTETS;
 /// The session keeps its buffers between messages up to this capacity.
 pub const KEPT_BUFFER_OCTETS: usize = KB;
 
