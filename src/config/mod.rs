@@ -190,8 +190,8 @@ impl Config {
         if self.session.revision == Revision::V4 {
             //= [MS-OXSMTP] 3.2.7 TooManyRecipients
             warnings.push(
-                "--oxsmtp-revision 4.0: a recipient beyond --max-recipients ends the session; clients that have more \
-                 to send to must be told of the limit"
+                "--oxsmtp-revision 4.0: a recipient beyond --max-recipients ends the session (452 4.5.3 Too many \
+                 recipients), and the message with it; clients that have more to send to must know the limit"
                     .to_owned(),
             );
         }
