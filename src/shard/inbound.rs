@@ -318,8 +318,14 @@ impl Inbound {
             if !self.session.is_held() {
                 return true;
             }
+            let now = self.context.net.now();
+            if self.context.shared.stage() == Stage::Ending {
+                // The doorbell has rung for it, before this wait began perhaps.
+                self.session.release(now);
+                continue;
+            }
             // More replies to the same input than the buffer holds are not late once more.
-            self.session.handle_time(self.context.net.now());
+            self.session.handle_time(now);
             if !self.session.is_held() {
                 continue;
             }
@@ -327,9 +333,6 @@ impl Inbound {
             self.connection.set_deadline(self.session.next_deadline());
             match self.connection.held().await {
                 Ready::Deadline => self.session.handle_time(self.context.net.now()),
-                Ready::Bell if self.context.shared.stage() == Stage::Ending => {
-                    self.session.release(self.context.net.now());
-                }
                 Ready::Bell => {}
                 Ready::Socket => return false,
             }
@@ -345,7 +348,8 @@ impl Inbound {
             }
             Ok(None) => {
                 let last = self.context.net.now() + Duration::from_millis(LINGER_MAX_MS);
-                self.connection.set_deadline(self.session.next_deadline().or(Some(last)));
+                let deadline = self.session.next_deadline().filter(|_| self.context.shared.stage() != Stage::Ending);
+                self.connection.set_deadline(deadline.or(Some(last)));
                 match self.connection.writable().await {
                     Ready::Socket => true,
                     Ready::Deadline if self.session.is_held() => {

@@ -18,5 +18,6 @@ mod queue;
 mod resources;
 mod sessions;
 mod shutdown;
+mod slow_readers;
 mod spool;
 mod watermarks;

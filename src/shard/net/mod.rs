@@ -352,10 +352,11 @@ impl Inner {
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             slot.hung_up = true;
             slot.readable = true;
-            slot.writable = true;
         }
+        // Not where only the peer has ended: each look at a full buffer would bring the event again.
         if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
             slot.is_dead = true;
+            slot.writable = true;
         }
         if flags.contains(EventFlags::IN) {
             slot.readable = true;
