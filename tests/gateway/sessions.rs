@@ -1,10 +1,8 @@
 //! Sessions end in all manners and leave nothing behind; timers; clients that do not behave.
 
-use crate::harness::{BANNER, Client, D1, D2, End, PATIENCE, Scratch, start, stuffed, until};
-use gatepost::smtp::reply::Reply;
-use socket2::{Domain, Socket, Type};
+use crate::harness::{BANNER, Client, D1, D2, End, Scratch, start, stuffed, until};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,32 +45,6 @@ fn last_words(client: &mut Client) -> (String, End) {
             Err(end) => return (last, end),
         }
     }
-}
-
-/// E17: the time of a reply that is held back may pass while those before it cannot be written.
-#[test]
-fn late_refusals_reach_a_client_that_reads_late() {
-    const GROUPS: usize = 1500;
-    const GROUP: usize = 40;
-    let scratch = Scratch::new();
-    let options = ["--tarpit=1ms", "--max-protocol-errors=0", "--inactivity-timeout=2m"];
-    let gateway = start(&scratch.join("spool"), &options);
-    // A connection that holds little, so that the server is stuck soon.
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a small buffer");
-    socket.connect(&gateway.address().into()).expect("a connection");
-    let mut client = TcpStream::from(socket);
-    client.write_all(format!("{}FOO\r\n", "HELP\r\n".repeat(GROUP)).repeat(GROUPS).as_bytes()).expect("room");
-    thread::sleep(Duration::from_secs(5));
-    let help = format!("{}\r\n", Reply::Help.text()).repeat(GROUP);
-    let group = format!("{help}500 5.3.3 Unrecognized command\r\n");
-    let mut replies = vec![0; BANNER.len() + 2 + GROUPS * group.len()];
-    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    client.read_exact(&mut replies).expect("all replies");
-    assert!(replies == [BANNER, "\r\n", &group.repeat(GROUPS)].concat().as_bytes(), "other replies");
-    client.write_all(b"NOOP\r\n").expect("an open session");
-    client.read_exact(&mut replies[..14]).expect("a reply");
-    assert_eq!(&replies[..14], b"250 2.0.0 OK\r\n");
 }
 
 #[test]
