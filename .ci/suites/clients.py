@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -456,8 +457,7 @@ def ten_thousand_sessions_leave_nothing():
 @contextlib.contextmanager
 def small_filesystem(kind):
     """A filesystem of 40 MB."""
-    directory = SCRATCH / kind
-    directory.mkdir()
+    directory = Path(tempfile.mkdtemp(prefix=kind, dir=SCRATCH))
     if kind == "ext4":
         image = SCRATCH / "image"
         with image.open("wb") as file:
