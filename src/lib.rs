@@ -14,6 +14,7 @@
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
 //! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names; the watchdog, who waits for the shards | `shard`, `policy`, `config`, `metrics` |
+//! | [`stderr`] | lines for operators | nothing |
 //! | [`cmd`] | the other subcommands | `queue`, the spool's directories, `control`'s exit codes and admin socket |
 //!
 //! # The flow of a message
@@ -68,3 +69,4 @@ pub mod policy;
 pub mod queue;
 pub mod shard;
 pub mod smtp;
+pub mod stderr;

@@ -13,7 +13,7 @@ use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
 use gatepost::shard::{self, Doorbell, Shared, Start};
-use gatepost::{cmd, metrics};
+use gatepost::{cmd, metrics, stderr};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
 use std::io::{self, BufWriter, Write};
@@ -66,7 +66,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let shards = config.shards.unwrap_or(cores.len());
 
     for warning in config.warnings() {
-        eprintln!("gatepost: {warning}");
+        stderr::say(format_args!("{warning}"));
     }
     preflight::check_io_uring()?;
     preflight::check_locked_memory(shards)?;
@@ -185,10 +185,10 @@ fn recover(spool: &SpoolDirectory, shards: usize, config: &Config) -> Result<Vec
         let found =
             found.map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {path}: {error}")))?;
         for damage in &found.damage {
-            eprintln!("gatepost: {path}/{damage}");
+            stderr::say(format_args!("{path}/{damage}"));
         }
         for unfinished in &found.unfinished {
-            eprintln!("gatepost: {path}/{unfinished}");
+            stderr::say(format_args!("{path}/{unfinished}"));
         }
         recovered.push((directory, found));
     }
@@ -212,7 +212,7 @@ fn start_control(control: Control) -> Result<(), Failure> {
     let (ready, started) = mpsc::channel::<()>();
     let run = move || {
         if let Err(error) = control.run(move || drop(ready)) {
-            eprintln!("gatepost: the control thread has ended: {error}");
+            stderr::say(format_args!("the control thread has ended: {error}"));
             process::exit(i32::from(ExitCode::OsError as u8));
         }
     };

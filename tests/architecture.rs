@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 const ROOMS: &[&str] =
-    &["cmd", "config", "control", "delivery", "limits", "metrics", "policy", "queue", "shard", "smtp"];
+    &["cmd", "config", "control", "delivery", "limits", "metrics", "policy", "queue", "shard", "smtp", "stderr"];
 
 /// Where unsafe code is allowed, each with its SAFETY comments.
 const UNSAFE: &[&str] = &["src/shard/net/park.rs", "src/control/preflight.rs"];
@@ -193,6 +193,17 @@ fn nobody_else_knows_the_shards() {
         |line| contains_word(line, "crate::shard") || contains_word(line, "gatepost::shard"),
     );
     assert!(knowing.is_empty(), "{knowing:#?}");
+}
+
+/// Where the reader of standard output or error has ended, these macros panic: in a gateway that ends
+/// a delivery, or a task of the control thread.
+#[test]
+fn nobody_panics_for_want_of_a_reader() {
+    let macros = offenders(
+        |source| source.path.starts_with("src/") && !source.is_in(&["src/cmd/"]),
+        |line| ["print!(", "println!(", "dbg!("].iter().any(|name| line.contains(name)),
+    );
+    assert!(macros.is_empty(), "use crate::stderr: {macros:#?}");
 }
 
 #[test]

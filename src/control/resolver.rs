@@ -6,6 +6,7 @@
 
 use crate::limits::{NEXT_HOP_LOOKUP_AGAIN_MS, NEXT_HOP_LOOKUP_MS};
 use crate::shard::Shared;
+use crate::stderr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +23,14 @@ pub async fn resolve(shared: Arc<Shared>, index: usize, name: String, port: u16)
             Ok(addresses) if !addresses.is_empty() => {
                 next_hop.set_addresses(addresses);
                 if std::mem::take(&mut failed) {
-                    eprintln!("gatepost: next hop {name}: its name is known again");
+                    stderr::say(format_args!("next hop {name}: its name is known again"));
                 }
                 NEXT_HOP_LOOKUP_MS
             }
             result => {
                 let reason = result.err().map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
                 if !std::mem::replace(&mut failed, true) {
-                    eprintln!("gatepost: next hop {name}: {reason}; it is looked up again");
+                    stderr::say(format_args!("next hop {name}: {reason}; it is looked up again"));
                 }
                 NEXT_HOP_LOOKUP_AGAIN_MS
             }

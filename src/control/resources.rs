@@ -12,6 +12,7 @@ use crate::config::{Watermarks, units};
 use crate::limits::{RESOURCES_LATE_MS, RESOURCES_SAMPLE_MS};
 use crate::metrics::{FREE_DISK, FREE_MEMORY, RESOURCES_SHORT};
 use crate::shard::Shared;
+use crate::stderr;
 use metrics::{Gauge, gauge};
 use std::io;
 use std::path::Path;
@@ -86,7 +87,7 @@ impl Resources {
 
     fn judge(&self, watermark: &Watermark, sample: io::Result<u64>) {
         if let Some(line) = watermark.judge(&sample) {
-            eprintln!("gatepost: {line}");
+            stderr::say(format_args!("{line}"));
         }
         let short = self.disk.is_short() || self.memory.is_short();
         self.shared.set_resources_short(short);

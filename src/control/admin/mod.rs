@@ -21,6 +21,7 @@ use crate::policy::{BlocksFull, DynamicBlocks, parse_range};
 use crate::shard::Shared;
 #[cfg(feature = "fault-injection")]
 use crate::shard::{Doorbell, Fault};
+use crate::stderr;
 use ipnet::IpNet;
 use place::FileId;
 use rustix::fs::{Mode, fchmod};
@@ -129,7 +130,7 @@ fn bind_failure(path: &Path, error: &io::Error) -> Failure {
 pub async fn serve(listener: UnixListener, commands: Arc<Commands>) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return eprintln!("gatepost: the admin socket is not served: {error}"),
+        Err(error) => return stderr::say(format_args!("the admin socket is not served: {error}")),
     };
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {

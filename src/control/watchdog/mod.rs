@@ -22,6 +22,7 @@ use crate::metrics::WatchdogMetrics;
 use crate::policy::canonical;
 use crate::shard::{Doorbell, Life, Shared, Stage};
 use crate::smtp::reply::Reply;
+use crate::stderr::say;
 use pulse::{Finding, Look, Pulse};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -258,11 +259,6 @@ fn is_open(stream: &mut TcpStream) -> bool {
         }
     }
     true
-}
-
-fn say(line: std::fmt::Arguments<'_>) {
-    // Nobody may be reading what it says.
-    let _ = writeln!(io::stderr(), "gatepost: {line}");
 }
 
 fn seconds(ms: u64) -> String {

@@ -6,6 +6,7 @@ use crate::delivery::expired;
 use crate::limits::{EXPIRED_IN_A_ROW_MAX, KEEPER_MAX_MS, KEEPER_TICK_MS, NEXT_HOP_STARVED_RETRY_MS};
 use crate::queue::schedule::Job;
 use crate::shard::shared::Stage;
+use crate::stderr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -79,10 +80,10 @@ async fn remove_segments(context: &Rc<Context>) {
         match context.storage.remove_segment(generation, damaged).await {
             Ok(()) => context.outbound.schedule.borrow_mut().segment_is_gone(generation),
             // It is left to the next start: nothing is lost but its space.
-            Err(error) => eprintln!(
-                "gatepost: {} cannot be removed: {error}; the next start removes it",
+            Err(error) => stderr::say(format_args!(
+                "{} cannot be removed: {error}; the next start removes it",
                 context.storage.segment_path(generation).display()
-            ),
+            )),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::queue::outcome::{Settled, Status};
 use crate::queue::schedule::Job;
 use crate::queue::stored::StoredEnvelope;
 use crate::smtp::client::{Answer, Disposition};
+use crate::stderr;
 use metrics::Counter;
 use std::rc::Rc;
 use std::time::Duration;
@@ -196,9 +197,11 @@ pub fn unreadable(context: &Context, job: Job, reason: Unreadable) {
         let id = message.id;
         match reason {
             Unreadable::Io(error) => {
-                eprintln!("gatepost: message {id} cannot be read back: {error}; it is tried again")
+                stderr::say(format_args!("message {id} cannot be read back: {error}; it is tried again"))
             }
-            Unreadable::Damaged => eprintln!("gatepost: message {id} is damaged in the spool; it is kept as it is"),
+            Unreadable::Damaged => {
+                stderr::say(format_args!("message {id} is damaged in the spool; it is kept as it is"))
+            }
         }
     }
     drop(schedule);

@@ -17,6 +17,7 @@ use crate::shard::storage::SpillReader;
 use crate::smtp::QueueId;
 use crate::smtp::client::{Cause, Recipient, Stage, Transaction};
 use crate::smtp::envelope::BodyType;
+use crate::stderr;
 use futures_lite::FutureExt;
 use std::cell::Cell;
 use std::fmt;
@@ -108,7 +109,7 @@ impl Worker {
         self.state().opened(self.context.now_ms());
         self.pool().connections.update(|count| count + 1);
         if self.state().state.reached() {
-            eprintln!("gatepost: next hop {} can be reached again", self.state().name);
+            stderr::say(format_args!("next hop {} can be reached again", self.state().name));
         }
         // Others may have waited for that.
         pump_next_hop(&self.context, self.next_hop);
@@ -234,7 +235,10 @@ impl Worker {
     fn report_unreachable(&self, reason: &dyn fmt::Display) {
         let (context, state) = (&self.context, self.state());
         if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), context.outbound.random()) {
-            eprintln!("gatepost: next hop {} cannot be reached: {reason}; its mail waits in the queue", state.name);
+            stderr::say(format_args!(
+                "next hop {} cannot be reached: {reason}; its mail waits in the queue",
+                state.name
+            ));
         }
     }
 
@@ -375,7 +379,10 @@ impl Worker {
         }
         let state = self.state();
         if state.state.disturbed(context.now_ms(), &context.config.delivery.backoff(), context.outbound.random()) {
-            eprintln!("gatepost: next hop {} breaks its dialogues: {lost}; its mail waits in the queue", state.name);
+            stderr::say(format_args!(
+                "next hop {} breaks its dialogues: {lost}; its mail waits in the queue",
+                state.name
+            ));
         }
         let dispositions = link.session().take_dispositions();
         settle::conclude(context, job, content, places, &dispositions);
@@ -474,7 +481,7 @@ impl Worker {
     }
 
     fn cut_off(&self, link: &mut Link, subject: &Subject, reason: &str) -> Lost {
-        eprintln!("gatepost: message {}: its spill file cannot be read: {reason}; it is kept", subject.id);
+        stderr::say(format_args!("message {}: its spill file cannot be read: {reason}; it is kept", subject.id));
         // Defers the recipients.
         let _ = link.session().handle_end();
         Lost::Content(reason.to_owned())

@@ -33,6 +33,7 @@ use crate::queue::outcome::NewOutcome;
 use crate::queue::record::NewMessage;
 use crate::queue::spool::{Batch, BatchNumber, Location, Receipt, Spool, Synced};
 use crate::smtp::{Durable, QueueId};
+use crate::stderr;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, Directory as RingDirectory, OpenOptions};
 use std::cell::{Cell, RefCell};
@@ -282,7 +283,7 @@ impl Storage {
     fn succeed(&self) {
         let Some(synced) = self.0.spool.borrow_mut().synced() else { return };
         if self.0.failed_at.take().is_some() {
-            eprintln!("gatepost: {}: storage works again", self.0.directory.path().display());
+            stderr::say(format_args!("{}: storage works again", self.0.directory.path().display()));
         }
         let batch = synced.batch();
         // Batches are committed in order: the oldest one awaited is this one, if anybody waits.
@@ -327,10 +328,10 @@ impl Storage {
             return CommitError;
         }
         if self.0.failed_at.replace(Some(self.0.net.now())).is_none() {
-            eprintln!(
-                "gatepost: cannot write to {}: {error}; mail is refused with 452 until storage works again",
+            stderr::say(format_args!(
+                "cannot write to {}: {error}; mail is refused with 452 until storage works again",
                 self.0.directory.path().display()
-            );
+            ));
         }
         CommitError
     }

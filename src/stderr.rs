@@ -1,0 +1,12 @@
+//! What operators are told while the gateway runs: lines on standard error.
+//!
+//! Nobody may be reading any more (a log pipe whose reader has ended): then a line is lost, and
+//! nothing else. `eprintln!` would panic, and end the task that had something to say.
+
+use std::fmt;
+use std::io::{self, Write};
+
+/// Says a line, with the program's name before it.
+pub fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "gatepost: {line}");
+}
