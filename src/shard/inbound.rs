@@ -41,7 +41,7 @@ struct Inbound {
     message: Option<Message>,
     /// Input that the session has not consumed.
     left: Vec<u8>,
-    /// Reads since others had a turn.
+    /// Reads since others had a turn; more than one for much input that is commands.
     reads: u32,
     /// The replies to be sent hold a 250 for a message. A client that is gone will send it again
     /// (RFC 1047).
@@ -158,14 +158,20 @@ impl Inbound {
         let context = self.context.clone();
         let mut scratch = context.scratch.borrow_mut();
         let start = self.left.len();
-        let most = if self.session.in_data() { READ_MAX_OCTETS } else { start + COMMAND_LINE_MAX_OCTETS };
-        let buffer = scratch.get_mut(..most.min(READ_MAX_OCTETS))?;
+        let in_data = self.session.in_data();
+        // As much as there is, of commands too: a pipelined group is to be held back once (E17), not
+        // once for each read.
+        let buffer = scratch.get_mut(..READ_MAX_OCTETS)?;
         buffer[..start].copy_from_slice(&self.left);
         match self.connection.read(&mut buffer[start..]) {
             Ok(None) => Some(None),
             Ok(Some(0)) | Err(_) => None,
             Ok(Some(octets)) => {
                 self.session.handle_input(context.net.now());
+                if !in_data {
+                    // Commands take longer than content.
+                    self.reads = self.reads.saturating_add((octets / COMMAND_LINE_MAX_OCTETS) as u32);
+                }
                 let input = &buffer[..start + octets];
                 let (consumed, turn) = self.turn(input);
                 self.left.clear();
@@ -181,6 +187,10 @@ impl Inbound {
         let (consumed, turn) = self.turn(&input);
         input.drain(..consumed);
         if !input.is_empty() {
+            if input.len() < COMMAND_LINE_MAX_OCTETS {
+                // A session that waits for the rest of a line is to be small.
+                input.shrink_to_fit();
+            }
             self.left = input;
         }
         Some(turn)

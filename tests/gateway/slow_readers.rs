@@ -1,7 +1,8 @@
-//! Clients that do not read their replies.
+//! Clients that do not read their replies, and replies that are not to be read yet.
 
-use crate::harness::{BANNER, Client, PATIENCE, Scratch, start, until};
+use crate::harness::{BANNER, Client, PATIENCE, SHUTDOWN, Scratch, start, until};
 use gatepost::smtp::reply::Reply;
+use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io::{Read, Write};
@@ -50,6 +51,27 @@ fn one_that_has_ended_costs_no_time() {
     client.reset();
     gateway.until_empty();
     gateway.stop();
+}
+
+/// A pipelined group waits once: it is read whole before it does. It is small enough for the kernel
+/// to send it in one piece: what comes later waits again.
+#[test]
+fn a_group_that_is_held_back_is_read_whole() {
+    let scratch = Scratch::new();
+    let mut gateway = start(&scratch.join("spool"), &["--tarpit=5m"]);
+    let mut client = gateway.session();
+    client.expect("MAIL FROM:<a@b.example>", "250 2.1.0 Sender OK");
+    client.send(b"RCPT TO:<somebody@elsewhere.example>\r\n".repeat(600));
+    until("the group is read", || queues(&client).1 == 0);
+    // What is held back leaves when the process ends.
+    gateway.signal(Signal::TERM);
+    assert!(gateway.line().starts_with("draining: "));
+    gateway.signal(Signal::TERM);
+    for _ in 0..600 {
+        assert_eq!(client.reply(), "550 5.7.1 Unable to relay");
+    }
+    assert_eq!(client.reply(), SHUTDOWN);
+    assert_eq!(gateway.wait(), (Some(0), String::new()));
 }
 
 /// E17: the time of a reply that is held back may pass while those before it cannot be written.
