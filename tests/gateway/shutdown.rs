@@ -2,6 +2,7 @@
 
 use crate::harness::{Client, SHUTDOWN, Scratch, assert_stored, list, queue_id, start, stuffed, until};
 use rustix::process::Signal;
+use std::net::TcpListener;
 
 const MAIL: &str = "MAIL FROM:<a@b.example>";
 const RCPT: &str = "RCPT TO:<rcpt@test.example>";
@@ -115,6 +116,20 @@ fn the_drain_has_its_limit() {
     assert_eq!(client.reply(), SHUTDOWN);
     client.assert_ended();
     assert_eq!(gateway.wait(), (Some(0), String::new()));
+}
+
+/// No transaction will begin on it any more.
+#[test]
+fn a_next_hop_that_does_not_greet_is_not_waited_for() {
+    let scratch = Scratch::new();
+    let next_hop = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let option = format!("--next-hop={}", next_hop.local_addr().expect("bound"));
+    let gateway = start(&scratch.join("spool"), &["--drain-timeout=1h", "--ack-delay=0", &option]);
+    let spool = gateway.spool.clone();
+    gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    let _silent = next_hop.accept().expect("a connection");
+    assert_eq!(gateway.stop().last(), Some(&"drained".to_owned()));
+    assert_eq!(list(&spool).len(), 1);
 }
 
 #[test]

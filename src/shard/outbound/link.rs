@@ -86,10 +86,13 @@ pub struct Link {
     left: Vec<u8>,
     /// What it came to while output was being sent.
     event: Option<Event>,
+    /// Its hello was answered.
+    is_open: bool,
 }
 
 impl Link {
-    /// Connects, address by address, until one has answered the hello.
+    /// Connects, address by address, until one has answered the hello. When the process drains, no
+    /// transaction will begin: then it is given up.
     pub async fn open(context: &Rc<Context>, next_hop: &NextHop) -> Result<Link, Lost> {
         let mut lost = Lost::Unresolved;
         for &address in next_hop.addresses().iter() {
@@ -103,7 +106,7 @@ impl Link {
     }
 
     async fn open_address(context: &Rc<Context>, address: SocketAddr) -> Result<Link, Lost> {
-        if context.shared.stage() == Stage::Ending {
+        if context.shared.stage() != Stage::Serving {
             // The bell has rung already.
             return Err(Lost::Ending);
         }
@@ -116,15 +119,19 @@ impl Link {
             match connection.writable().await {
                 Ready::Socket => break connection.connect_result().map_err(failed)?,
                 Ready::Deadline => return Err(failed(io::ErrorKind::TimedOut.into())),
-                Ready::Bell if context.shared.stage() == Stage::Ending => return Err(Lost::Ending),
+                Ready::Bell if context.shared.stage() != Stage::Serving => return Err(Lost::Ending),
                 Ready::Bell => {}
             }
         }
         let session = Session::new(context.hostname.clone(), Timeouts::from_reply(reply), context.net.now());
-        let mut link = Link { context: context.clone(), connection, session, left: Vec::new(), event: None };
+        let mut link =
+            Link { context: context.clone(), connection, session, left: Vec::new(), event: None, is_open: false };
         loop {
             match link.turn().await {
-                Event::Ready => return Ok(link),
+                Event::Ready => {
+                    link.is_open = true;
+                    return Ok(link);
+                }
                 Event::Lost(lost) => return Err(lost),
                 _ => {}
             }
@@ -170,10 +177,19 @@ impl Link {
                         return Event::Lost(Lost::Dialogue(failure));
                     }
                 }
-                Ready::Bell if self.context.shared.stage() == Stage::Ending => return Event::Lost(Lost::Ending),
+                Ready::Bell if self.is_over() => return Event::Lost(Lost::Ending),
                 Ready::Bell if self.session.is_idle() => return Event::Nudged,
                 Ready::Bell => {}
             }
+        }
+    }
+
+    /// Whether the process leaves no time for what this connection is at.
+    fn is_over(&self) -> bool {
+        match self.context.shared.stage() {
+            Stage::Serving => false,
+            Stage::Draining => !self.is_open,
+            Stage::Ending => true,
         }
     }
 
@@ -269,7 +285,7 @@ impl Link {
                                 return Err(Lost::Dialogue(failure));
                             }
                         }
-                        Ready::Bell if self.context.shared.stage() == Stage::Ending => return Err(Lost::Ending),
+                        Ready::Bell if self.is_over() => return Err(Lost::Ending),
                         Ready::Bell => {}
                     }
                 }
