@@ -1,7 +1,9 @@
-//! Block lists: static (E13), and for some time (E14, `gatepost block`); on gateway bindings only.
+//! Block lists: static (E13), and for some time (E14, `gatepost block`); on gateway bindings only; late
+//! by revision 4.0 (E17).
 
 use crate::harness::{BANNER, Client, Gateway, NOT_CONFIGURED, Scratch, start, until};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 fn blocked(client: &str) -> String {
     format!(
@@ -227,4 +229,28 @@ fn order_of_checks() {
         assert_eq!(refused(&gateway, reason), count, "{reason}");
     }
     only.quit();
+}
+
+/// E17 by revision 4.0: these refusals are late too, those of other limits are not.
+#[test]
+fn by_revision_4_the_blocked_wait() {
+    const TARPIT: Duration = Duration::from_millis(700);
+    let scratch = Scratch::new();
+    let options = ["--oxsmtp-revision=4.0", "--tarpit=700ms", "--block=127.0.3.1", "--max-connections-per-source=1"];
+    let gateway = start(&scratch.join("spool"), &options);
+    until("the warning", || gateway.stderr().contains("452 4.5.3 Too many recipients"));
+    let begun = Instant::now();
+    assert_refused(gateway.connect_from("127.0.3.1"), &blocked("127.0.3.1"));
+    assert!(begun.elapsed() >= TARPIT, "{:?}", begun.elapsed());
+    gateway.tell(&["block", "add", "127.0.3.2"]);
+    let begun = Instant::now();
+    assert_refused(gateway.connect_from("127.0.3.2"), &blocked_for_a_time("127.0.3.2"));
+    assert!(begun.elapsed() >= TARPIT, "{:?}", begun.elapsed());
+    // Of commands, MAIL only.
+    let mut client = gateway.session_from("127.0.3.3");
+    let begun = Instant::now();
+    client.expect("MAIL FROM:<@>", "501 5.1.7 Invalid address");
+    assert!(begun.elapsed() >= TARPIT, "{:?}", begun.elapsed());
+    client.quit();
+    gateway.until_empty();
 }
