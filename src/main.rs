@@ -52,7 +52,7 @@ fn main() -> process::ExitCode {
         Ok(()) => process::ExitCode::SUCCESS,
         Err(failure) => {
             // The exit code is told also where nobody reads this.
-            let _ = writeln!(io::stderr(), "gatepost: {failure}");
+            stderr::say(format_args!("{failure}"));
             process::ExitCode::from(failure.code as u8)
         }
     }

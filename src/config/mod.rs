@@ -60,6 +60,20 @@ pub struct Limits {
     pub table_slots: SlotCount,
 }
 
+#[cfg(test)]
+impl Limits {
+    /// None but the size of the tables, for tests elsewhere.
+    pub fn none() -> Self {
+        Limits {
+            connections_max: 0,
+            connections_per_source_max: 0,
+            message_rate_per_minute: 0,
+            ipv6_prefix: crate::limits::IPV6_PREFIX_DEFAULT,
+            table_slots: SlotCount::new(SlotCount::MIN).expect("the least there may be"),
+        }
+    }
+}
+
 /// Timers of a session; `None` is unlimited.
 #[derive(Clone, Copy, Debug)]
 struct Timeouts {

@@ -165,7 +165,6 @@ fn free_disk(path: &Path) -> io::Result<u64> {
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use crate::policy::SlotCount;
     use std::sync::{Mutex, mpsc};
     use tokio::time::sleep;
 
@@ -232,14 +231,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_does_not_answer_is_short() {
-        let limits = Limits {
-            connections_max: 0,
-            connections_per_source_max: 0,
-            message_rate_per_minute: 0,
-            ipv6_prefix: 64,
-            table_slots: SlotCount::new(1 << 10).expect("a power of two"),
-        };
-        let shared = Arc::new(Shared::new(&limits, &[]));
+        let shared = Arc::new(Shared::new(&Limits::none(), &[]));
         let hangs = Arc::new(AtomicBool::new(true));
         let (answer, answers) = mpsc::channel::<u64>();
         let answers = Mutex::new(answers);

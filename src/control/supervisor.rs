@@ -10,7 +10,8 @@ use super::preflight::{ExitCode, Failure};
 use super::watchdog::Watchdog;
 use crate::limits::{ENDING_MAX_MS, ENDING_TICK_MS};
 use crate::shard::{self, Doorbell, Life, Shared, Stage, Start};
-use std::io::{self, Write};
+use crate::stderr::say;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -105,8 +106,7 @@ impl Supervisor {
                 None => None,
             };
             if let Some(lost) = lost {
-                // Nobody may be reading what it says.
-                let _ = writeln!(io::stderr(), "gatepost: {lost}; its new connections are refused, other shards drain");
+                say(format_args!("{lost}; its new connections are refused, other shards drain"));
                 self.drain.notify_one();
                 fault.get_or_insert(lost);
             }

@@ -5,6 +5,7 @@
 //! as RFC 5322 allows them: names in any case, white space before the colon, values folded over
 //! lines. Input may be cut anywhere: everything is remembered in a few words, nothing is kept.
 
+use crate::limits::LOCAL_NAMES_MAX;
 use memchr::memchr;
 
 const RECEIVED: &[u8] = b"received";
@@ -161,6 +162,8 @@ struct Clauses {
     /// Which of this server's names begin with what was read of the `by` clause's value.
     candidates: u64,
 }
+
+const _: () = assert!(LOCAL_NAMES_MAX <= u64::BITS as usize, "a bit for each name");
 
 /// No keyword is longer.
 const KEYWORD_MAX: usize = 4;

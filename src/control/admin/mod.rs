@@ -307,7 +307,6 @@ mod tests {
     use super::*;
     use crate::config::Limits;
     use crate::limits::{ADMIN_ANSWER_MAX_OCTETS, BLOCKS_MAX};
-    use crate::policy::SlotCount;
     use std::fs;
     use std::net::{IpAddr, Ipv6Addr};
     use std::os::unix::fs::PermissionsExt;
@@ -395,15 +394,8 @@ mod tests {
     }
 
     fn commands() -> Commands {
-        let limits = Limits {
-            connections_max: 0,
-            connections_per_source_max: 0,
-            message_rate_per_minute: 0,
-            ipv6_prefix: 64,
-            table_slots: SlotCount::new(1 << 10).expect("a power of two"),
-        };
         Commands {
-            shared: Arc::new(Shared::new(&limits, &[])),
+            shared: Arc::new(Shared::new(&Limits::none(), &[])),
             #[cfg(feature = "fault-injection")]
             doorbells: Vec::new(),
         }

@@ -39,7 +39,7 @@ impl Content {
         if self.is_spoilt {
             return Keep::No;
         }
-        if self.is_lost || self.oversize(profile).is_some() || self.circular(profile).is_some() {
+        if self.refusal(profile).is_some() || self.circular(profile).is_some() {
             self.is_spoilt = true;
             return Keep::NoMore;
         }
@@ -61,25 +61,26 @@ impl Content {
     ///
     //= [MS-OXSMTP] 3.2.7 HeaderSizeExceeded, MessageSizeExceeded: at the end of each chunk.
     pub fn refusal(&self, profile: &Profile) -> Option<Reply> {
-        self.oversize(profile).or(self.is_lost.then_some(Reply::InsufficientResources))
+        self.header_oversize(profile).or_else(|| self.oversize(profile)).or_else(|| self.loss())
     }
 
-    /// The reply at the message's end, when it is refused.
+    /// The reply at the message's end, when it is refused: in the order of CONFORMANCE C.
     pub fn refusal_at_end(&mut self, profile: &Profile) -> Option<Reply> {
         self.scan.end(&profile.local_names);
-        let header = self.oversize(profile).filter(|reply| *reply == Reply::HeaderTooLarge);
-        header.or_else(|| self.circular(profile)).or_else(|| self.refusal(profile))
+        let header = self.header_oversize(profile).or_else(|| self.circular(profile));
+        header.or_else(|| self.oversize(profile)).or_else(|| self.loss())
     }
 
-    /// Header first, then the message: in the order of CONFORMANCE C.
+    fn header_oversize(&self, profile: &Profile) -> Option<Reply> {
+        profile.header_size_max.is_some_and(|max| self.scan.octets() > max).then_some(Reply::HeaderTooLarge)
+    }
+
     fn oversize(&self, profile: &Profile) -> Option<Reply> {
-        if profile.header_size_max.is_some_and(|max| self.scan.octets() > max) {
-            Some(Reply::HeaderTooLarge)
-        } else if profile.message_size_max.is_some_and(|max| self.octets > max) {
-            Some(Reply::MessageTooLarge)
-        } else {
-            None
-        }
+        profile.message_size_max.is_some_and(|max| self.octets > max).then_some(Reply::MessageTooLarge)
+    }
+
+    fn loss(&self) -> Option<Reply> {
+        self.is_lost.then_some(Reply::InsufficientResources)
     }
 
     //= [MS-OXSMTP] 3.2.7 MaxHopCount, MaxLocalHopCount: the fields on arrival, ours is not yet there.

@@ -402,7 +402,7 @@ impl Session {
             }
             Some(refusal) => {
                 // Where CHUNKING is switched off, it leaves no trace.
-                if refusal != Reply::NotImplemented {
+                if self.profile.extensions.chunking {
                     self.fail_chunk(chunk.is_last);
                 }
                 self.reply(refusal);
