@@ -16,6 +16,8 @@ pub const MB: usize = 1024 * KB;
 /// Longest command line with its CRLF. RFC 5321 section 4.5.3.1.4 asks for 512 at least;
 /// extensions add to it (RFC 3461: 500 for ORCPT, 4954: 12288 for AUTH, which has its own limit).
 pub const COMMAND_LINE_MAX_OCTETS: usize = 4096;
+/// Longest line of an AUTH exchange with its CRLF, RFC 4954 section 4.
+pub const SASL_LINE_MAX_OCTETS: usize = 12288;
 /// Longest local part, RFC 5321 section 4.5.3.1.1.
 pub const LOCAL_PART_MAX_OCTETS: usize = 64;
 /// Longest domain, RFC 5321 section 4.5.3.1.2.
@@ -57,6 +59,8 @@ pub const ENVELOPE_MAX_OCTETS: usize = 256 * KB;
 /// buffer doubles it), and the envelope.
 pub const SESSION_MEMORY_MAX_OCTETS: usize =
     BODY_IN_MEMORY_MAX_OCTETS + 2 * READ_MAX_OCTETS + 2 * REPLIES_MAX_OCTETS + ENVELOPE_MAX_OCTETS;
+/// Octets that a session under TLS may have encrypted and not sent.
+pub const TLS_WRITE_OCTETS: usize = 2 * REPLIES_MAX_OCTETS;
 /// The session keeps its buffers between messages up to this capacity.
 pub const KEPT_BUFFER_OCTETS: usize = KB;
 

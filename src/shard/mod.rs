@@ -13,6 +13,7 @@ mod net;
 mod outbound;
 mod shared;
 pub mod storage;
+mod stream;
 
 #[cfg(feature = "fault-injection")]
 pub use net::Fault;

@@ -3,6 +3,15 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+/// The TLS that a session is under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsParameters {
+    /// The protocol: `TLSv1.2`, `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite's name in IANA's registry.
+    pub cipher: &'static str,
+}
+
 /// What a Received field tells of a message's arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
@@ -14,6 +23,10 @@ pub struct Trace<'a> {
     pub hostname: &'a str,
     /// Whether the client said EHLO (`ESMTP`) or HELO (`SMTP`), RFC 3848.
     pub extended: bool,
+    /// The TLS that the message came under.
+    pub tls: Option<TlsParameters>,
+    /// Whether the client has authenticated.
+    pub authenticated: bool,
 }
 
 impl Trace<'_> {
@@ -23,13 +36,24 @@ impl Trace<'_> {
         self.write_hello(out);
         let mut rest = String::with_capacity(160);
         let family = if self.client.is_ipv6() { "IPv6:" } else { "" };
-        let protocol = if self.extended { "ESMTP" } else { "SMTP" };
-        let _ = write!(
-            rest,
-            " ([{family}{}])\r\n\tby {} (Gatepost) with {protocol} id {queue_id};\r\n\t{date}\r\n",
-            self.client, self.hostname
-        );
+        let _ = write!(rest, " ([{family}{}])\r\n\t", self.client);
+        if let Some(TlsParameters { version, cipher }) = self.tls {
+            let _ = write!(rest, "(using {version} with cipher {cipher})\r\n\t");
+        }
+        let (hostname, protocol) = (self.hostname, self.protocol());
+        let _ = write!(rest, "by {hostname} (Gatepost) with {protocol} id {queue_id};\r\n\t{date}\r\n");
         out.extend_from_slice(rest.as_bytes());
+    }
+
+    //= RFC 3848: the keywords are of extended SMTP.
+    fn protocol(&self) -> &'static str {
+        match (self.extended, self.tls.is_some(), self.authenticated) {
+            (false, ..) => "SMTP",
+            (true, false, false) => "ESMTP",
+            (true, true, false) => "ESMTPS",
+            (true, false, true) => "ESMTPA",
+            (true, true, true) => "ESMTPSA",
+        }
     }
 
     /// The client chooses this text: what has no place in a domain or address literal becomes `?`,
@@ -47,7 +71,14 @@ mod tests {
 
     fn received(hello: &str, client: &str, extended: bool) -> String {
         let client = client.parse().expect("an address");
-        let trace = Trace { hello: hello.as_bytes(), client, hostname: "mx.example.org", extended };
+        let trace = Trace {
+            hello: hello.as_bytes(),
+            client,
+            hostname: "mx.example.org",
+            extended,
+            tls: None,
+            authenticated: false,
+        };
         let mut out = Vec::new();
         trace.write_received(&mut out, "00abc", "Sat, 21 Nov 2026 09:36:24 +0000");
         String::from_utf8(out).expect("ASCII")
@@ -64,6 +95,29 @@ mod tests {
             received("x", "2001:db8::1", false)
                 .contains("([IPv6:2001:db8::1])\r\n\tby mx.example.org (Gatepost) with SMTP id")
         );
+    }
+
+    #[test]
+    fn protocols() {
+        let tls = Some(TlsParameters { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" });
+        for (extended, tls, authenticated, wanted) in [
+            (true, None, true, "\r\n\tby mx.example.org (Gatepost) with ESMTPA id"),
+            (
+                true,
+                tls,
+                false,
+                "\r\n\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r\n\tby mx.example.org (Gatepost) with ESMTPS id",
+            ),
+            (true, tls, true, " with ESMTPSA id"),
+            (false, tls, true, " with SMTP id"),
+        ] {
+            let client = [192, 0, 2, 1].into();
+            let trace = Trace { hello: b"x", client, hostname: "mx.example.org", extended, tls, authenticated };
+            let mut out = Vec::new();
+            trace.write_received(&mut out, "00abc", "Sat, 21 Nov 2026 09:36:24 +0000");
+            let field = String::from_utf8(out).expect("ASCII");
+            assert!(field.contains(wanted), "{field}");
+        }
     }
 
     #[test]

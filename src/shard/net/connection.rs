@@ -6,11 +6,11 @@ use crate::policy::canonical;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, recv, send,
-    shutdown, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with,
+    connect, recv, send, sendmsg, shutdown, socket_with, sockopt,
 };
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
@@ -289,6 +289,21 @@ impl Connection {
     pub fn write(&self, octets: &[u8]) -> io::Result<Option<usize>> {
         loop {
             match send(self.0.fd(), octets, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(Some(sent)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.watch_output()?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The same of several pieces, as one.
+    pub fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        loop {
+            match sendmsg(self.0.fd(), pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
                 Ok(sent) => return Ok(Some(sent)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {

@@ -236,7 +236,14 @@ impl Session {
     /// What the Received field tells.
     pub fn trace(&self) -> Trace<'_> {
         let (hello, extended) = self.hello.as_ref().map_or((&b""[..], false), |hello| (&*hello.name, hello.extended));
-        Trace { hello, client: self.client, hostname: &self.profile.hostname, extended }
+        Trace {
+            hello,
+            client: self.client,
+            hostname: &self.profile.hostname,
+            extended,
+            tls: None,
+            authenticated: false,
+        }
     }
 
     /// Whether message content is being read: the driver may then read in large pieces.
