@@ -8,14 +8,15 @@
 //! | [`limits`] | every bound and default, with its source | nothing |
 //! | [`smtp`] | the protocol, pure: lines, commands, addresses, replies, the receiving and the sending session | `limits` |
 //! | [`policy`] | decisions, pure: shared tables, accepted domains, address ranges | `smtp`, `limits` |
+//! | [`users`] | who may log in, pure: the users file, its hashes, what a user may do | `smtp` (addresses), `policy` (domains, addresses), `limits` |
 //! | [`queue`] | the durable queue, pure: records and outcomes, group commit, recovery, the schedule | `smtp`, `limits` |
 //! | [`delivery`] | delivery, pure: routes, what is known of next hops, backoff | `queue`, `smtp`, `policy` (map by domain, atomics), `limits` |
-//! | [`config`] | options, validated once | `smtp`, `policy`, `delivery`, `limits` |
+//! | [`config`] | options, validated once | `smtp`, `policy`, `users`, `delivery`, `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names; the watchdog, who waits for the shards | `shard`, `policy`, `config`, `metrics` |
+//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, the users file, files that change; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`stderr`] | lines for operators | nothing |
-//! | [`cmd`] | the other subcommands | `queue`, the spool's directories, `control`'s exit codes and admin socket |
+//! | [`cmd`] | the other subcommands | `queue`, `users`, the spool's directories, `control`'s exit codes, admin socket and users file |
 //!
 //! # The flow of a message
 //!
@@ -50,6 +51,8 @@
 //! | what a verb does, the order of checks | `smtp::server`, `verbs` |
 //! | a limit or default | [`limits`]; its option in `config::options` |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
+//! | what a users file may say, and how it is read and written | `users`; `control::users_file` |
+//! | which files are loaded again when they change | `control::watched`, and where `serve` lists them |
 //! | what is said to a next hop, what its replies mean | `smtp::client` |
 //! | what follows from an attempt | `shard::outbound::settle` |
 //! | where mail goes, when it is tried again | `config::next_hop` (options), `delivery` |
@@ -70,3 +73,4 @@ pub mod queue;
 pub mod shard;
 pub mod smtp;
 pub mod stderr;
+pub mod users;

@@ -137,6 +137,23 @@ pub const DESCRIPTORS_BASE: u64 = 256;
 /// Most shards: a queue id has 10 bits for its shard.
 pub const SHARDS_MAX: usize = 1 << 10;
 
+// --- users --------------------------------------------------------------------------------------
+
+/// Longest name of a user.
+pub const USER_NAME_MAX_OCTETS: usize = 254;
+/// Longest password that `gatepost user add` takes.
+pub const PASSWORD_MAX_OCTETS: usize = 256;
+/// Most memory that verifying a password may take, in KB: each login that is under way takes it.
+pub const PASSWORD_HASH_MEMORY_MAX_KB: u32 = 256 * 1024;
+/// Most passes over that memory.
+pub const PASSWORD_HASH_PASSES_MAX: u32 = 64;
+/// Largest users file.
+pub const USERS_FILE_MAX_OCTETS: u64 = 64 * MB as u64;
+/// How long `gatepost user` waits for another one that changes a file in the same directory.
+pub const USERS_FILE_LOCK_MS: u64 = 30_000;
+/// How often that is tried.
+pub const USERS_FILE_LOCK_TICK_MS: u64 = 10;
+
 // --- the spool ----------------------------------------------------------------------------------
 
 /// Size of a log segment.
@@ -274,6 +291,9 @@ pub const FREE_MEMORY_MIN_DEFAULT_OCTETS: u64 = 100 * MB as u64;
 pub const RESOURCES_SAMPLE_MS: u64 = 1_000;
 /// How late a sample may be before it counts as one that is short.
 pub const RESOURCES_LATE_MS: u64 = 5_000;
+
+/// How often files are looked at that are loaded again when they change.
+pub const FILES_LOOK_MS: u64 = 2_000;
 
 // --- the watchdog -------------------------------------------------------------------------------
 
