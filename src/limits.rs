@@ -16,8 +16,8 @@ pub const MB: usize = 1024 * KB;
 /// Longest command line with its CRLF. RFC 5321 section 4.5.3.1.4 asks for 512 at least;
 /// extensions add to it (RFC 3461: 500 for ORCPT, 4954: 12288 for AUTH, which has its own limit).
 pub const COMMAND_LINE_MAX_OCTETS: usize = 4096;
-/// Longest line of an AUTH exchange with its CRLF, RFC 4954 section 4.
-pub const SASL_LINE_MAX_OCTETS: usize = 12288;
+/// Longest line of an authentication exchange with its CRLF, RFC 4954 section 4.
+pub const SASL_LINE_MAX_OCTETS: usize = 12 * KB;
 /// Longest local part, RFC 5321 section 4.5.3.1.1.
 pub const LOCAL_PART_MAX_OCTETS: usize = 64;
 /// Longest domain, RFC 5321 section 4.5.3.1.2.

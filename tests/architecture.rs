@@ -242,7 +242,7 @@ fn reply_texts_stand_in_the_table() {
 }
 
 /// A requirement is quoted as `//= [MS-OXSMTP] 3.2.7 Name`, with the revision where only 4.0 has it,
-/// or by its RFC and section; lines behind it go on with it.
+/// or by its RFC or other document of Microsoft's and section; lines behind it go on with it.
 #[test]
 fn requirements_are_named_in_one_form() {
     let newest = ["2.2.1", "3.1.5.1", "3.2.2", "3.2.5.1", "3.2.6", "3.2.7"];
@@ -252,6 +252,7 @@ fn requirements_are_named_in_one_form() {
         match words[..] {
             ["[MS-OXSMTP]", "4.0", section, name, ..] => revision_4.contains(&section) && !name.is_empty(),
             ["[MS-OXSMTP]", section, name, ..] => newest.contains(&section) && !name.is_empty(),
+            ["[MS-NLMP]" | "[MS-XLOGIN]", section, ..] => section.starts_with(|digit: char| digit.is_ascii_digit()),
             ["RFC", number, "section", section, ..] => {
                 number.parse::<u16>().is_ok() && section.starts_with(|digit: char| digit.is_ascii_digit())
             }

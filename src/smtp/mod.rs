@@ -16,6 +16,7 @@
 //! | [`Durable`], [`QueueId`] | the proof behind the 250, and its id |
 //! | [`header`], [`header_scan`] | the Received field; what an arriving header says |
 //! | [`reply`] | every reply |
+//! | [`sasl`] | the mechanisms of AUTH |
 //! | [`server`] | the receiving session |
 //! | [`client`] | the sending session |
 //!
@@ -56,6 +57,7 @@ pub mod header;
 pub mod header_scan;
 pub mod line;
 pub mod reply;
+pub mod sasl;
 pub mod server;
 
 pub use durable::{Durable, QUEUE_ID_OCTETS, QUEUE_ID_SHARD_BITS, QueueId, QueueIdText};

@@ -1,6 +1,7 @@
 //! What a next hop offers in its answer to EHLO.
 
 use crate::smtp::command::{Number, number};
+use crate::smtp::sasl::{Mechanism, Mechanisms};
 
 /// The extensions a next hop offered. After HELO, none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,17 +26,6 @@ pub struct Capabilities {
     pub starttls: bool,
     /// AUTH (RFC 4954): those of its mechanisms that are known here.
     pub auth: Mechanisms,
-}
-
-/// Mechanisms of AUTH.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mechanisms {
-    /// NTLM ([MS-SMTPNTLM]).
-    pub ntlm: bool,
-    /// LOGIN ([MS-XLOGIN]).
-    pub login: bool,
-    /// PLAIN (RFC 4616).
-    pub plain: bool,
 }
 
 impl Capabilities {
@@ -68,11 +58,7 @@ impl Capabilities {
             };
         } else if keyword.eq_ignore_ascii_case(b"AUTH") {
             self.auth = Mechanisms::default();
-            for word in words {
-                self.auth.ntlm |= word.eq_ignore_ascii_case(b"NTLM");
-                self.auth.login |= word.eq_ignore_ascii_case(b"LOGIN");
-                self.auth.plain |= word.eq_ignore_ascii_case(b"PLAIN");
-            }
+            words.filter_map(Mechanism::parse).for_each(|mechanism| self.auth.insert(mechanism));
         }
     }
 }

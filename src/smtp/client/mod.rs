@@ -38,7 +38,7 @@ mod output;
 mod reply;
 mod transaction;
 
-pub use capabilities::{Capabilities, Mechanisms};
+pub use capabilities::Capabilities;
 pub use failure::{Cause, Failure, Stage};
 pub use reply::Answer;
 pub use transaction::{Disposition, Recipient, Transaction, Unsendable};
