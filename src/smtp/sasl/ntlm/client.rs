@@ -3,13 +3,13 @@
 use super::crypto::{self, KEY_OCTETS, Key, NtHash};
 use super::message::{self, AUTHENTICATE, CHALLENGE, Charset, Message, NEGOTIATE, Writer, av, flags};
 
-/// Octets of NEGOTIATE: it has no fields, only the places of two.
+/// Octets of NEGOTIATE: its fields, domain and workstation, are empty.
 //= [MS-NLMP] 2.2.1.1
-const NEGOTIATE_OCTETS: usize = 32;
+const NEGOTIATE_OCTETS: usize = 40;
 /// Octets of CHALLENGE before its fields. The version is not always sent.
 //= [MS-NLMP] 2.2.1.2
 const CHALLENGE_FIXED_OCTETS: usize = 48;
-/// Octets of AUTHENTICATE before its fields, with the version, which is not told, and the MIC.
+/// Octets of AUTHENTICATE before its fields, with the version and the MIC.
 //= [MS-NLMP] 2.2.1.3
 const AUTHENTICATE_FIXED_OCTETS: usize = 88;
 /// Where the MIC stands.
@@ -23,6 +23,7 @@ const OFFERED: u32 = flags::UNICODE
     | flags::NTLM
     | flags::ALWAYS_SIGN
     | flags::EXTENDED_SESSION_SECURITY
+    | flags::VERSION
     | flags::ENCRYPT_128
     | flags::KEY_EXCHANGE
     | flags::ENCRYPT_56;
@@ -63,6 +64,8 @@ impl ClientExchange {
     pub fn negotiate(&self) -> Vec<u8> {
         let mut writer = Writer::new(NEGOTIATE, NEGOTIATE_OCTETS);
         writer.u32(self.offered);
+        writer.octets(&[0; 16]);
+        writer.version(self.offered);
         writer.finish()
     }
 
@@ -105,7 +108,9 @@ impl ClientExchange {
             false => writer.field(&[])?,
         }
         writer.u32(flags);
+        writer.version(flags);
         let mut message = writer.finish();
+        // `None` also where it would not fit into a line.
         Message::new(&message, AUTHENTICATE)?;
         if has_mic {
             let mic = crypto::hmac_md5(&exported_key, &[&self.negotiate(), challenge, &message]);

@@ -26,10 +26,15 @@ pub(super) mod flags {
     pub const TARGET_TYPE_SERVER: u32 = 1 << 17;
     pub const EXTENDED_SESSION_SECURITY: u32 = 1 << 19;
     pub const TARGET_INFO: u32 = 1 << 23;
+    pub const VERSION: u32 = 1 << 25;
     pub const ENCRYPT_128: u32 = 1 << 29;
     pub const KEY_EXCHANGE: u32 = 1 << 30;
     pub const ENCRYPT_56: u32 = 1 << 31;
 }
+
+/// VERSION: no product, and the one revision of NTLM there is.
+//= [MS-NLMP] 2.2.2.10
+pub(super) const VERSION: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 15];
 
 /// Identifiers of AV_PAIRs.
 //= [MS-NLMP] 2.2.2.1
@@ -189,6 +194,11 @@ impl Writer {
         self.u32(offset);
         self.fields.extend_from_slice(value);
         Some(())
+    }
+
+    /// The version, where the flags say that there is one, else zeros.
+    pub(super) fn version(&mut self, flags: u32) {
+        self.octets(if flags & flags::VERSION == 0 { &[0; 8] } else { &VERSION });
     }
 
     /// The message, its fixed part filled up with zeros.

@@ -33,4 +33,6 @@ pub use crypto::{NtHash, nt_hash};
 pub use server::{Logon, ServerExchange};
 
 #[cfg(test)]
+mod flip_tests;
+#[cfg(test)]
 mod tests;

@@ -25,9 +25,11 @@ const TOLD: u32 = flags::REQUEST_TARGET
     | flags::TARGET_TYPE_SERVER
     | flags::EXTENDED_SESSION_SECURITY
     | flags::TARGET_INFO;
-/// What a client is told that has asked for it: nothing is ever signed or sealed, but some clients
-/// give up where they are not told.
-const ECHOED: u32 = flags::SIGN | flags::ALWAYS_SIGN | flags::ENCRYPT_128 | flags::KEY_EXCHANGE | flags::ENCRYPT_56;
+/// What a client is told that has asked for it. Nothing is ever signed or sealed, but some clients
+/// give up where they are not told; and some leave the version out of AUTHENTICATE where the server
+/// has none, so that the MIC is not where [MS-NLMP] has it.
+const ECHOED: u32 =
+    flags::SIGN | flags::ALWAYS_SIGN | flags::VERSION | flags::ENCRYPT_128 | flags::KEY_EXCHANGE | flags::ENCRYPT_56;
 
 /// The exchange after NEGOTIATE.
 #[derive(Clone, Debug)]
@@ -47,11 +49,13 @@ impl ServerExchange {
         let charset = Charset::of(asked)?;
         let netbios_name = netbios_name(hostname);
         let mut writer = Writer::new(CHALLENGE, CHALLENGE_FIXED_OCTETS);
+        let flags = charset.flag() | TOLD | asked & ECHOED;
         writer.field(&charset.encode(&netbios_name)?)?;
-        writer.u32(charset.flag() | TOLD | asked & ECHOED);
+        writer.u32(flags);
         writer.octets(&nonce);
         writer.octets(&[0; 8]);
         writer.field(&target_info(hostname, &netbios_name, filetime)?)?;
+        writer.version(flags);
         Some(Self { nonce, negotiate: negotiate.to_vec(), challenge: writer.finish() })
     }
 

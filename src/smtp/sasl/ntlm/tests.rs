@@ -43,7 +43,7 @@ pub(super) fn server(negotiate: &[u8], nonce: [u8; 8]) -> ServerExchange {
 }
 
 /// An exchange of this client; `edit` is what happens to the challenge on its way.
-fn exchange(client: &ClientExchange, edit: fn(&mut Vec<u8>)) -> (ServerExchange, Vec<u8>) {
+fn exchange(client: &ClientExchange, edit: fn(&mut [u8])) -> (ServerExchange, Vec<u8>) {
     let server = server(&client.negotiate(), NONCE);
     let mut challenge = server.challenge().to_vec();
     edit(&mut challenge);
@@ -52,7 +52,7 @@ fn exchange(client: &ClientExchange, edit: fn(&mut Vec<u8>)) -> (ServerExchange,
 }
 
 /// Makes the AV_PAIR with the time another, so that the client sends no MIC.
-fn without_time(challenge: &mut Vec<u8>) {
+fn without_time(challenge: &mut [u8]) {
     let time = [&av::TIMESTAMP.to_le_bytes()[..], &8u16.to_le_bytes(), &TIME.to_le_bytes()].concat();
     let at = challenge.windows(time.len()).position(|window| window == time).expect("the time");
     challenge[at] = 0x77;
@@ -115,7 +115,7 @@ fn own_clients_before_an_own_server() {
     let key_exchanges = [flags::KEY_EXCHANGE, 0];
     for charset in [flags::UNICODE, flags::OEM, flags::UNICODE | flags::OEM] {
         for key_exchange in key_exchanges {
-            for (with_mic, edit) in [(true, (|_| ()) as fn(&mut Vec<u8>)), (false, without_time)] {
+            for (with_mic, edit) in [(true, (|_| ()) as fn(&mut [u8])), (false, without_time)] {
                 for (name, domain) in [("User", Some("Domain")), ("user@example.org", None), ("Jürgen", Some("Küche"))]
                 {
                     if charset == flags::OEM && !name.is_ascii() {
