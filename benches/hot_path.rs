@@ -66,7 +66,7 @@ fn drive(session: &mut Session, now: Instant, input: &[u8]) {
             Step::Body(octets) => _ = black_box(octets),
             Step::Commit => session.handle_commit_failure(now),
             Step::NeedMore | Step::Close => break,
-            Step::Flush | Step::Abandon => {}
+            Step::Flush | Step::Abandon | Step::StartTls | Step::Challenge | Step::Authenticate => {}
         }
     }
     let sent = session.replies().len();

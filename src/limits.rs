@@ -78,6 +78,16 @@ pub const LOCAL_NAMES_MAX: usize = 64;
 pub const RECIPIENTS_MAX_DEFAULT: u32 = 200;
 /// Default of `--max-protocol-errors`, [MS-OXSMTP] 4.0 section 3.2.7.
 pub const PROTOCOL_ERRORS_MAX_DEFAULT: u32 = 5;
+/// Default of `--max-logon-failures`, [MS-OXSMTP] 4.0 section 3.2.7.
+pub const LOGON_FAILURES_MAX_DEFAULT: u32 = 3;
+/// Threads that compute password hashes: each takes its memory (19 MB by default) and a core's time.
+pub const LOGON_THREADS: usize = 2;
+/// Logons that may wait for them, in the whole process; more are told to come back later.
+pub const LOGONS_WAITING_MAX: usize = 256;
+/// A logon that has waited for so long is told to come back later.
+pub const LOGON_WAIT_MS: u64 = 30_000;
+/// How long a refused connection on a binding with implicit TLS has for its handshake.
+pub const REFUSED_HANDSHAKE_MS: u64 = 5000;
 /// Default of `--connection-timeout` (gateway role), [MS-OXSMTP] 3.2.7 (ConnectionEstablished).
 pub const CONNECTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// Default of `--inactivity-timeout` (gateway role), [MS-OXSMTP] 4.0 section 3.2.6.
@@ -106,6 +116,9 @@ pub const CONNECTIONS_PER_SOURCE_MAX_DEFAULT: u32 = 20;
 pub const MESSAGE_RATE_DEFAULT_PER_MINUTE: u32 = 600;
 /// Default of `--relay-message-rate`, [MS-OXSMTP] 4.0 section 3.2.7.
 pub const RELAY_MESSAGE_RATE_DEFAULT_PER_MINUTE: u32 = 5;
+/// Default of `--logon-failure-rate`: a site behind one address mistypes now and then, a guesser
+/// needs millions.
+pub const LOGON_FAILURE_RATE_DEFAULT_PER_MINUTE: u32 = 60;
 /// Default of `--ipv6-prefix`: a site's customary delegation to one network.
 pub const IPV6_PREFIX_DEFAULT: u8 = 64;
 /// Default of `--table-slots`.

@@ -5,9 +5,11 @@ use gatepost::config::Config;
 use gatepost::config::options::{Cli, Command, ServeOptions};
 use gatepost::control::Control;
 use gatepost::control::admin::{self, AdminSocket};
+use gatepost::control::logons;
 use gatepost::control::preflight::{self, ExitCode, Failure};
 use gatepost::control::resources::Resources;
 use gatepost::control::supervisor::{self, Supervisor};
+use gatepost::control::tls::TlsLoader;
 use gatepost::control::watchdog::{Ward, Watchdog};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
@@ -91,6 +93,13 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
     let shared = Arc::new(Shared::new(&config.limits, &config.delivery.next_hops));
+    load_certificates(&config, &shared)?;
+    if let Some(path) = &config.users {
+        let text = std::fs::read_to_string(path).map_err(|error| os_failure(&error))?;
+        let users = gatepost::users::Users::parse(&text);
+        shared.set_users(users.map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?);
+    }
+    let logons = logons::start().map_err(|error| os_failure(&error))?;
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
     let watchdog = Doorbell::new().map_err(|error| os_failure(&error))?;
@@ -128,6 +137,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             config: config.clone(),
             shared: shared.clone(),
             doorbell,
+            logons: logons.clone(),
         };
         supervisor::start_shard(start, sender.clone(), watchdog.clone()).map_err(|error| os_failure(&error))?;
     }
@@ -145,6 +155,16 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         }
     })?;
     let _ = writeln!(io::stdout(), "drained");
+    Ok(())
+}
+
+fn load_certificates(config: &Config, shared: &Shared) -> Result<(), Failure> {
+    if config.certificates.is_empty() {
+        return Ok(());
+    }
+    let failed = |error| Failure::new(ExitCode::Config, error);
+    let loader = TlsLoader::new(config.certificates.clone()).map_err(failed)?;
+    shared.set_tls(loader.load().map_err(failed)?);
     Ok(())
 }
 
@@ -265,9 +285,6 @@ fn say_what_it_does(
     }
     if let Some(address) = metrics_address {
         writeln!(out, "metrics at http://{address}/metrics")?;
-    }
-    if !config.inactive.is_empty() {
-        writeln!(out, "not active yet in this version: {}", config.inactive.join(", "))?;
     }
     Ok(())
 }

@@ -172,7 +172,7 @@ impl Driven {
                     self.session.handle_durable(self.now, &self.durable);
                 }
                 Step::Flush => self.send(),
-                Step::Abandon => {}
+                Step::Abandon | Step::StartTls | Step::Challenge | Step::Authenticate => {}
                 Step::NeedMore | Step::Close => break,
             }
         }

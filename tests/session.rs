@@ -328,8 +328,8 @@ fn scripted(verdicts: Vec<Verdict>) -> Policy {
         next += 1;
         match verdicts[next % verdicts.len()] {
             // Each question has refusals of its own.
-            Verdict::Refuse(Reply::UnableToRelay) if *query == Query::Sender => Verdict::Accept,
-            Verdict::Refuse(Reply::RateExceeded) if *query != Query::Sender => Verdict::Accept,
+            Verdict::Refuse(Reply::UnableToRelay) if matches!(query, Query::Sender(_)) => Verdict::Accept,
+            Verdict::Refuse(Reply::RateExceeded) if !matches!(query, Query::Sender(_)) => Verdict::Accept,
             verdict => verdict,
         }
     })

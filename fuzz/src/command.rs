@@ -28,7 +28,7 @@ const VERBS: &[(&str, Verb)] = &[
 pub fn run(input: &[u8]) {
     let mut rest = input;
     loop {
-        let found = line::scan(rest);
+        let found = line::scan(rest, COMMAND_LINE_MAX_OCTETS);
         let expected = oracle::line(rest);
         match (found, expected) {
             (Line::Whole { text, consumed }, oracle::Line::Whole(octets)) => {

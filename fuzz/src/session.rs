@@ -93,6 +93,9 @@ fn profile(settings: [u8; 5]) -> Profile {
             binary_mime: !bit(one, 5) && !bit(one, 6),
             chunking: !bit(one, 6),
         },
+        offers_tls: false,
+        offers_auth: false,
+        plaintext_auth: false,
         requires_auth: bit(one, 7) && bit(two, 0),
         requires_tls: bit(one, 7) && bit(two, 1),
         message_size_max: limit(two >> 2, [None, Some(10 << 20), Some(100), Some(0)]),
@@ -101,6 +104,7 @@ fn profile(settings: [u8; 5]) -> Profile {
         local_hops_max: bit(two, 7).then_some(1),
         recipients_max: limit(three, [None, Some(200), Some(1), Some(2)]).map(|max| max as u32),
         protocol_errors_max: limit(three >> 2, [None, Some(5), Some(1), Some(50)]).map(|max| max as u32),
+        logon_failures_max: None,
         tarpit: seconds(limit(three >> 4, [None, None, Some(5), Some(300)])),
         connection_timeout: seconds(limit(five, [None, Some(300), Some(20), Some(600)])),
         inactivity_timeout: seconds(limit(five >> 2, [None, Some(60), Some(10), Some(300)])),
@@ -115,8 +119,8 @@ fn policy(pattern: u8) -> Policy {
         match (pattern >> (asked % 8) & 1, query) {
             (0, _) => Verdict::Accept,
             // The rate ends sessions: not too often.
-            (_, Query::Sender) if asked % 16 != 0 => Verdict::Accept,
-            (_, Query::Sender) => Verdict::Refuse(Reply::RateExceeded),
+            (_, Query::Sender(_)) if asked % 16 != 0 => Verdict::Accept,
+            (_, Query::Sender(_)) => Verdict::Refuse(Reply::RateExceeded),
             (_, Query::Recipient(_)) => Verdict::Refuse(Reply::UnableToRelay),
         }
     })

@@ -15,8 +15,36 @@ pub struct Binding {
     pub address: SocketAddr,
     /// Its role, and who may connect.
     pub rules: BindingRules,
-    /// Whether clients must authenticate.
-    pub requires_auth: bool,
+    /// TLS there; `None`: STARTTLS if there is a certificate.
+    pub tls: Option<Tls>,
+    /// AUTH there.
+    pub auth: Auth,
+    /// Whether passwords may be sent without TLS (CONFORMANCE F6).
+    pub plaintext_auth: bool,
+}
+
+/// TLS on a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// None.
+    Off,
+    /// Who wants it says STARTTLS (RFC 3207).
+    Optional,
+    /// Who does not say STARTTLS can do nothing (CONFORMANCE C3).
+    Required,
+    /// From the first octet on (RFC 8314 section 3).
+    Implicit,
+}
+
+/// AUTH on a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// None.
+    Off,
+    /// If there are users.
+    Optional,
+    /// Who has not authenticated can send nothing (CONFORMANCE C9).
+    Required,
 }
 
 /// Parses the items of `--listen`; none for `none`.
@@ -47,8 +75,8 @@ fn binding(item: &str) -> Result<Binding, ConfigError> {
         .parse()
         .map_err(|_| failed("expected ADDR:PORT, as in 0.0.0.0:25 or [::]:25, before the first comma".to_owned()))?;
     // RFC 6409 section 4.3: who submits must say who it is.
-    let mut binding =
-        Binding { address, rules: BindingRules::default(), requires_auth: address.port() == SUBMISSION_PORT };
+    let auth = if address.port() == SUBMISSION_PORT { Auth::Required } else { Auth::Optional };
+    let mut binding = Binding { address, rules: BindingRules::default(), tls: None, auth, plaintext_auth: false };
     let mut seen = Vec::new();
     for word in words {
         let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
@@ -60,16 +88,23 @@ fn binding(item: &str) -> Result<Binding, ConfigError> {
             ("role", Some("gateway")) => binding.rules.role = Role::Gateway,
             ("role", Some("relay")) => binding.rules.role = Role::Relay,
             ("role", _) => return Err(failed("role is gateway or relay".to_owned())),
-            ("auth", Some("off" | "optional")) => binding.requires_auth = false,
-            ("auth", Some("required")) => binding.requires_auth = true,
+            ("auth", Some("off")) => binding.auth = Auth::Off,
+            ("auth", Some("optional")) => binding.auth = Auth::Optional,
+            ("auth", Some("required")) => binding.auth = Auth::Required,
             ("auth", _) => return Err(failed("auth is off, optional or required".to_owned())),
             ("allow", Some(ranges)) => {
                 let ranges = ranges.split('+').map(parse_range).collect::<Result<_, _>>();
                 binding.rules.allow = Some(ranges.map_err(|error| failed(format!("allow: {error}")))?);
             }
             ("allow", None) => return Err(failed("allow needs ranges, as in allow=10.0.0.0/8+192.0.2.1".to_owned())),
-            ("tls", Some("off")) => {}
-            ("tls" | "plaintext-auth" | "proxy", _) => {
+            ("tls", Some("off")) => binding.tls = Some(Tls::Off),
+            ("tls", Some("optional")) => binding.tls = Some(Tls::Optional),
+            ("tls", Some("required")) => binding.tls = Some(Tls::Required),
+            ("tls", Some("implicit")) => binding.tls = Some(Tls::Implicit),
+            ("tls", _) => return Err(failed("tls is off, optional, required or implicit".to_owned())),
+            ("plaintext-auth", None) => binding.plaintext_auth = true,
+            ("plaintext-auth", Some(_)) => return Err(failed("plaintext-auth has no value".to_owned())),
+            ("proxy", _) => {
                 return Err(failed(format!("{word} is not supported by this version; leave it out")));
             }
             _ => {
@@ -92,11 +127,19 @@ mod tests {
     #[test]
     fn attributes() {
         let plain = one("127.0.0.1:25");
-        assert_eq!((plain.rules.role, plain.requires_auth, plain.rules.allow.is_none()), (Role::Gateway, false, true));
+        assert_eq!((plain.rules.role, plain.rules.allow.is_none()), (Role::Gateway, true));
+        assert_eq!((plain.tls, plain.auth, plain.plaintext_auth), (None, Auth::Optional, false));
         assert_eq!(one("[::1]:25,role=relay").rules.role, Role::Relay);
-        assert!(one("127.0.0.1:587").requires_auth);
-        assert!(!one("127.0.0.1:587,auth=off").requires_auth && !one("127.0.0.1:587,auth=optional").requires_auth);
-        assert!(one("127.0.0.1:25,tls=off,auth=required,role=gateway").requires_auth);
+        assert_eq!(one("127.0.0.1:587").auth, Auth::Required);
+        assert_eq!(one("127.0.0.1:587,auth=off").auth, Auth::Off);
+        assert_eq!(one("127.0.0.1:587,auth=optional").auth, Auth::Optional);
+        assert_eq!(one("127.0.0.1:25,tls=off,auth=required,role=gateway").auth, Auth::Required);
+        for (word, tls) in
+            [("off", Tls::Off), ("optional", Tls::Optional), ("required", Tls::Required), ("implicit", Tls::Implicit)]
+        {
+            assert_eq!(one(&format!("127.0.0.1:25,tls={word}")).tls, Some(tls));
+        }
+        assert!(one("127.0.0.1:25,plaintext-auth").plaintext_auth);
         let allow = one("[::]:25,allow=10.0.0.0/8+2001:db8::/32+192.0.2.1").rules.allow.expect("ranges");
         for (client, allowed) in [
             ("10.1.2.3", true),
@@ -131,7 +174,10 @@ mod tests {
             ("127.0.0.1:25,allow", "allow needs"),
             ("127.0.0.1:25,allow=10.0.0.0/33", "10.0.0.0/33"),
             ("127.0.0.1:25,allow=10.0.0.0/8,192.0.2.1", "192.0.2.1"),
-            ("127.0.0.1:25,tls=required", "tls=required"),
+            ("127.0.0.1:25,tls=on", "implicit"),
+            ("127.0.0.1:25,tls", "implicit"),
+            ("127.0.0.1:25,plaintext-auth=yes", "no value"),
+            ("127.0.0.1:25,proxy=10.0.0.0/8", "proxy=10.0.0.0/8"),
             ("127.0.0.1:25,", "no attribute"),
             ("127.0.0.1:25, role=relay", "no attribute"),
         ] {

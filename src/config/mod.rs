@@ -9,7 +9,7 @@ mod next_hop;
 pub mod options;
 pub mod units;
 
-pub use binding::Binding;
+pub use binding::{Auth, Binding, Tls};
 pub use next_hop::{DeliveryConfig, Host, NextHopAddress};
 
 use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
@@ -54,6 +54,10 @@ pub struct Limits {
     pub connections_per_source_max: u32,
     /// Most accepted MAILs of one source in a minute.
     pub message_rate_per_minute: u32,
+    /// Most accepted MAILs of one authenticated user of a relay in a minute.
+    pub user_message_rate_per_minute: u32,
+    /// Most failed logons of one source in a minute.
+    pub logon_failures_per_minute: u32,
     /// Bits of an IPv6 address that make a source.
     pub ipv6_prefix: u8,
     /// Slots of the shared tables.
@@ -68,6 +72,8 @@ impl Limits {
             connections_max: 0,
             connections_per_source_max: 0,
             message_rate_per_minute: 0,
+            user_message_rate_per_minute: 0,
+            logon_failures_per_minute: 0,
             ipv6_prefix: crate::limits::IPV6_PREFIX_DEFAULT,
             table_slots: SlotCount::new(SlotCount::MIN).expect("the least there may be"),
         }
@@ -88,6 +94,15 @@ pub struct Watermarks {
     pub free_disk_min: u64,
     /// Of memory.
     pub free_memory_min: u64,
+}
+
+/// A certificate with its chain, and its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, then its chain, in PEM.
+    pub certificate: PathBuf,
+    /// The key, in PEM.
+    pub key: PathBuf,
 }
 
 /// What the gateway does, with nothing left to check.
@@ -123,8 +138,10 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Where the admin socket is made.
     pub admin_socket: Option<PathBuf>,
-    /// Options that were given and are not active in this version.
-    pub inactive: Vec<&'static str>,
+    /// The file of users who may authenticate.
+    pub users: Option<PathBuf>,
+    /// Certificates and their keys, the default one first.
+    pub certificates: Vec<CertificateFiles>,
 }
 
 impl Config {
@@ -147,6 +164,8 @@ impl Config {
         let bindings = bindings(&options.listen)?;
         let blocked = blocked(&options, &read_file)?;
         let session = session(&options, &hostname)?;
+        let certificates = certificates(&options)?;
+        check_tls(&bindings, !certificates.is_empty(), session.offers_tls)?;
         let delivery = DeliveryConfig::new(&options)?;
         if let Some(own) = delivery
             .next_hops
@@ -173,6 +192,8 @@ impl Config {
                 connections_max: options.max_connections,
                 connections_per_source_max: options.max_connections_per_source,
                 message_rate_per_minute: options.message_rate,
+                user_message_rate_per_minute: options.relay_message_rate,
+                logon_failures_per_minute: options.logon_failure_rate,
                 ipv6_prefix: options.ipv6_prefix,
                 table_slots: SlotCount::new(options.table_slots)
                     .map_err(|error| ConfigError::new("--table-slots", error))?,
@@ -181,7 +202,8 @@ impl Config {
             drain_timeout: options.drain_timeout,
             metrics_listen: options.metrics_listen.0,
             admin_socket: admin_socket(&options),
-            inactive: inactive(&options),
+            users: options.users.clone(),
+            certificates,
             spool: options.spool,
             hostname,
         })
@@ -189,8 +211,16 @@ impl Config {
 
     /// What receiving sessions on a binding are told.
     pub fn profile(&self, binding: &Binding) -> Profile {
-        let mut profile =
-            Profile { role: binding.rules.role, requires_auth: binding.requires_auth, ..self.session.clone() };
+        let tls = binding.tls.unwrap_or(if self.certificates.is_empty() { Tls::Off } else { Tls::Optional });
+        let mut profile = Profile {
+            role: binding.rules.role,
+            offers_tls: self.session.offers_tls && tls != Tls::Off,
+            requires_tls: tls == Tls::Required,
+            offers_auth: self.session.offers_auth && binding.auth != Auth::Off,
+            requires_auth: binding.auth == Auth::Required,
+            plaintext_auth: binding.plaintext_auth,
+            ..self.session.clone()
+        };
         if binding.rules.role == Role::Relay {
             profile.connection_timeout = self.relay_timeouts.connection;
             profile.inactivity_timeout = self.relay_timeouts.inactivity;
@@ -209,10 +239,11 @@ impl Config {
                     .to_owned(),
             );
         }
-        for binding in self.bindings.iter().filter(|binding| binding.requires_auth) {
+        let without_users = self.users.is_none() || !self.session.offers_auth;
+        for binding in self.bindings.iter().filter(|binding| binding.auth == Auth::Required && without_users) {
             warnings.push(format!(
                 "--listen {}: authentication is required (as it is by default on port {SUBMISSION_PORT}) and no user can be \
-                 verified by this version: all mail is refused there; auth=off accepts it",
+                 verified: all mail is refused there; give --users, or write auth=off",
                 binding.address
             ));
         }
@@ -241,6 +272,7 @@ fn session(options: &ServeOptions, hostname: &str) -> Result<Profile, ConfigErro
         let message = "longer than 5m; clients wait no longer for a reply (RFC 5321 section 4.5.3.2)";
         return Err(ConfigError::new("--tarpit", message));
     }
+    let is_disabled = |name: &str| options.disable_extension.iter().any(|other| other.eq_ignore_ascii_case(name));
     let mut local_names = vec![hostname.to_owned()];
     for name in &options.local_name {
         check_domain("--local-name", name)?;
@@ -257,12 +289,15 @@ fn session(options: &ServeOptions, hostname: &str) -> Result<Profile, ConfigErro
         default_domain: options.default_domain.clone(),
         revision,
         extensions: extensions(&options.disable_extension)?,
+        offers_tls: !is_disabled("STARTTLS"),
+        offers_auth: !is_disabled("AUTH"),
         message_size_max: (options.max_message_size > 0).then_some(options.max_message_size),
         header_size_max: (options.max_header_size > 0).then_some(options.max_header_size),
         hops_max: (options.max_hops > 0).then_some(options.max_hops),
         local_hops_max: (options.max_local_hops > 0).then_some(options.max_local_hops),
         recipients_max: (options.max_recipients > 0).then_some(options.max_recipients),
         protocol_errors_max: (options.max_protocol_errors > 0).then_some(options.max_protocol_errors),
+        logon_failures_max: (options.max_logon_failures > 0).then_some(options.max_logon_failures),
         tarpit: unless_zero(options.tarpit),
         connection_timeout: unless_zero(options.connection_timeout),
         inactivity_timeout: unless_zero(options.inactivity_timeout),
@@ -280,7 +315,7 @@ fn extensions(disabled: &[String]) -> Result<Extensions, ConfigError> {
             "8BITMIME" => (extensions.eight_bit_mime, extensions.binary_mime) = (false, false),
             "BINARYMIME" => extensions.binary_mime = false,
             "CHUNKING" => (extensions.chunking, extensions.binary_mime) = (false, false),
-            // Not offered by this version in any case.
+            // They are offered by binding.
             "STARTTLS" | "AUTH" => {}
             "DSN" | "SIZE" | "ENHANCEDSTATUSCODES" => {
                 return Err(ConfigError::new("--disable-extension", format!("{name} cannot be switched off")));
@@ -344,9 +379,40 @@ fn accepted_domains(
     Ok(patterns.into_iter().collect())
 }
 
-fn inactive(options: &ServeOptions) -> Vec<&'static str> {
-    let given = [("--relay-message-rate", options.relay_message_rate.is_some())];
-    given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
+/// The pairs of `--tls-cert` and `--tls-key`.
+fn certificates(options: &ServeOptions) -> Result<Vec<CertificateFiles>, ConfigError> {
+    let (certificates, keys) = (&options.tls_cert, &options.tls_key);
+    if certificates.len() != keys.len() {
+        let message = format!(
+            "there are {} of it, and {} of --tls-key: each certificate needs its key, in the same order",
+            certificates.len(),
+            keys.len()
+        );
+        return Err(ConfigError::new("--tls-cert", message));
+    }
+    let pairs = certificates.iter().cloned().zip(keys.iter().cloned());
+    Ok(pairs.map(|(certificate, key)| CertificateFiles { certificate, key }).collect())
+}
+
+/// TLS that is asked for needs a certificate.
+fn check_tls(bindings: &[Binding], has_certificate: bool, starttls: bool) -> Result<(), ConfigError> {
+    for Binding { address, tls, .. } in bindings {
+        let name = match tls {
+            None | Some(Tls::Off) => continue,
+            Some(Tls::Optional) => "optional",
+            Some(Tls::Required) => "required",
+            Some(Tls::Implicit) => "implicit",
+        };
+        if !has_certificate {
+            let message = format!("{address}: tls={name} needs a certificate: give --tls-cert and --tls-key");
+            return Err(ConfigError::new("--listen", message));
+        }
+        if *tls == Some(Tls::Required) && !starttls {
+            let message = format!("STARTTLS cannot be off where {address} requires it (tls=required)");
+            return Err(ConfigError::new("--disable-extension", message));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -388,7 +454,7 @@ mod tests {
         assert_eq!(config.drain_timeout, limits::DRAIN_TIMEOUT_DEFAULT);
         assert_eq!(config.metrics_listen, Some("127.0.0.1:9125".parse().expect("an address")));
         assert_eq!(config.admin_socket, Some("./gatepost-spool/admin.sock".into()));
-        assert!(config.accepted_domains.is_empty() && config.inactive.is_empty() && config.warnings().is_empty());
+        assert!(config.accepted_domains.is_empty() && config.warnings().is_empty());
     }
 
     #[test]
@@ -430,7 +496,7 @@ mod tests {
             assert_eq!(config.blocked.contains(client.parse().expect("an address")), blocked, "{client}");
         }
         assert_eq!((config.metrics_listen, config.admin_socket), (None, None));
-        assert_eq!(config.inactive, ["--relay-message-rate"]);
+        assert_eq!(config.limits.user_message_rate_per_minute, 7);
         assert_eq!(config.delivery.next_hops.len(), 1);
     }
 

@@ -159,7 +159,7 @@ pub struct SpoolOption {
 /// `gatepost serve ...`
 #[derive(Debug, Args)]
 pub struct ServeOptions {
-    /// Address and port to accept SMTP on, IPv4 or IPv6 in brackets (`[::]:PORT` takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), auth=off|optional|required (required on port 587), allow=CIDR+CIDR.. (only these clients), tls=off.
+    /// Address and port to accept SMTP on, IPv4 or IPv6 in brackets (`[::]:PORT` takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), tls=off|optional|required|implicit (optional if there is a certificate: STARTTLS; implicit: TLS from the first octet), auth=off|optional|required (required on port 587, else optional if there are users), plaintext-auth (passwords without TLS), allow=CIDR+CIDR.. (only these clients).
     #[arg(long, value_name = "ADDR:PORT[,ATTRIBUTE..]|none", default_value = "127.0.0.1:2525")]
     pub listen: Vec<String>,
     /// This server's fully qualified domain name, for the banner and Received fields. [default: the machine's]
@@ -198,9 +198,9 @@ pub struct ServeOptions {
     /// Most messages a minute from one address; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::MESSAGE_RATE_DEFAULT_PER_MINUTE)]
     pub message_rate: u32,
-    /// Most messages a minute from one authenticated user of a relay binding; 0 is unlimited. Not active yet.
-    #[arg(long, value_name = "N")]
-    pub relay_message_rate: Option<u32>,
+    /// Most messages a minute from one authenticated user of a relay binding; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::RELAY_MESSAGE_RATE_DEFAULT_PER_MINUTE)]
+    pub relay_message_rate: u32,
     /// Length of the IPv6 prefix that counts as one address.
     #[arg(long, value_name = "BITS", default_value_t = limits::IPV6_PREFIX_DEFAULT, value_parser = clap::value_parser!(u8).range(0..=128))]
     pub ipv6_prefix: u8,
@@ -225,6 +225,12 @@ pub struct ServeOptions {
     /// Most protocol errors of a session; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::PROTOCOL_ERRORS_MAX_DEFAULT)]
     pub max_protocol_errors: u32,
+    /// Most failed logons of a session; 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::LOGON_FAILURES_MAX_DEFAULT)]
+    pub max_logon_failures: u32,
+    /// Most failed logons a minute from one address, over all its connections; then AUTH is refused for a while (454). 0 is unlimited.
+    #[arg(long, value_name = "N", default_value_t = limits::LOGON_FAILURE_RATE_DEFAULT_PER_MINUTE)]
+    pub logon_failure_rate: u32,
     /// Longest session on a gateway binding; 0 is unlimited. ms, s, m, h, d.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
     pub connection_timeout: Duration,
@@ -243,6 +249,15 @@ pub struct ServeOptions {
     /// An SMTP extension not to offer: PIPELINING, 8BITMIME, BINARYMIME, CHUNKING, STARTTLS or AUTH; repeatable.
     #[arg(long, value_name = "NAME")]
     pub disable_extension: Vec<String>,
+    /// A certificate in PEM, with its chain behind it; repeatable, chosen by the name that a client asks for (SNI). The first is for all other names. Read again when it changes, and at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Vec<PathBuf>,
+    /// The private key of the certificate at the same place, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Vec<PathBuf>,
+    /// The file of users who may authenticate, made with `gatepost user`. Read again when it changes, and at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
     /// The revision of [MS-OXSMTP] that decides where they differ: 4.0 or 13.0.
     #[arg(long, value_name = "4.0|13.0", default_value = "13.0")]
     pub oxsmtp_revision: String,

@@ -7,11 +7,13 @@
 
 pub mod admin;
 mod endpoint;
+pub mod logons;
 mod memory;
 pub mod preflight;
 mod resolver;
 pub mod resources;
 pub mod supervisor;
+pub mod tls;
 pub mod watchdog;
 
 use crate::config::{Host, NextHopAddress};

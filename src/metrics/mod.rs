@@ -5,6 +5,8 @@
 //! are looked up once per shard, since a lookup costs ten times an increment.
 
 use crate::smtp::reply::Reply;
+use crate::smtp::sasl::Mechanism;
+use crate::smtp::server::LogonVerdict;
 use metrics::{Counter, Gauge, Histogram, Unit};
 
 macro_rules! names {
@@ -29,6 +31,8 @@ names! {
     SHARD_STALLS = "gatepost_shard_stalls_total", describe_counter, Count, "Times a shard did not answer for a second, so that its new connections were refused.";
     SESSION_PANICS = "gatepost_session_panics_total", describe_counter, Count, "Sessions ended by a defect of this program.";
     REFUSALS = "gatepost_refusals_total", describe_counter, Count, "Commands and messages refused, and sessions ended by the server, by reason.";
+    TLS_HANDSHAKES = "gatepost_tls_handshakes_total", describe_counter, Count, "TLS handshakes of inbound connections, by result: completed or failed.";
+    LOGONS = "gatepost_logons_total", describe_counter, Count, "Proofs of inbound AUTH, by mechanism and result: accepted, refused, not_here (the user may not use the binding), unavailable (nobody could judge, or the source has failed too often).";
     MESSAGES_ACCEPTED = "gatepost_messages_accepted_total", describe_counter, Count, "Messages acknowledged with 250, each on stable storage.";
     MESSAGE_BYTES_ACCEPTED = "gatepost_message_accepted_bytes_total", describe_counter, Bytes, "Octets of those messages, with our Received field.";
     COMMIT_SECONDS = "gatepost_spool_commit_seconds", describe_histogram, Seconds, "Time from the write of a batch to the end of its sync.";
@@ -93,6 +97,10 @@ labelled! {
     NextHopConnections, NEXT_HOP_CONNECTIONS, "result": opened, failed
 }
 labelled! {
+    /// [`TLS_HANDSHAKES`] by result.
+    TlsHandshakes, TLS_HANDSHAKES, "result": completed, failed
+}
+labelled! {
     /// [`ACK_DELAYS`] by reason.
     AckDelays, ACK_DELAYS, "reason": delivered, refused, deferred, limit, drain, queued, next_hop_down
 }
@@ -108,6 +116,7 @@ pub struct ShardMetrics {
     pub connections_accepted: Counter,
     pub accept_pauses: Counter,
     pub session_panics: Counter,
+    pub tls_handshakes: TlsHandshakes,
     pub messages_accepted: Counter,
     pub message_bytes_accepted: Counter,
     pub commit_seconds: Histogram,
@@ -139,6 +148,7 @@ impl ShardMetrics {
             connections_accepted: metrics::counter!(CONNECTIONS_ACCEPTED),
             accept_pauses: metrics::counter!(ACCEPT_PAUSES),
             session_panics: metrics::counter!(SESSION_PANICS),
+            tls_handshakes: TlsHandshakes::new(),
             messages_accepted: metrics::counter!(MESSAGES_ACCEPTED),
             message_bytes_accepted: metrics::counter!(MESSAGE_BYTES_ACCEPTED),
             commit_seconds: metrics::histogram!(COMMIT_SECONDS),
@@ -169,6 +179,17 @@ impl ShardMetrics {
                 })
                 .collect(),
         }
+    }
+
+    /// Counts a judgement on a proof of AUTH: rare enough for a lookup.
+    pub fn count_logon(&self, mechanism: Mechanism, verdict: LogonVerdict<'_>) {
+        let result = match verdict {
+            LogonVerdict::Accept(_) => "accepted",
+            LogonVerdict::Refuse => "refused",
+            LogonVerdict::NotHere => "not_here",
+            LogonVerdict::Unavailable => "unavailable",
+        };
+        metrics::counter!(LOGONS, "mechanism" => mechanism.name(), "result" => result).increment(1);
     }
 
     /// Counts a refusal inside a session.

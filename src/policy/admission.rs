@@ -63,6 +63,8 @@ pub struct Sources {
     connections: ConnectionCounter,
     per_source: ConnectionTable,
     rates: RateTable,
+    user_rates: RateTable,
+    logons: RateTable,
     marks: TarpitMarks,
 }
 
@@ -75,6 +77,8 @@ impl Sources {
             connections: ConnectionCounter::new(),
             per_source: ConnectionTable::new(slots),
             rates: RateTable::new(slots),
+            user_rates: RateTable::new(slots),
+            logons: RateTable::new(slots),
             marks: TarpitMarks::new(slots),
         }
     }
@@ -107,6 +111,24 @@ impl Sources {
     #[must_use]
     pub fn try_count_message(&self, source: Source, now_ms: u64, per_minute_max: u32) -> bool {
         self.rates.try_count(source.slot, now_ms, per_minute_max)
+    }
+
+    /// The same for a user of a relay, whatever its address.
+    #[must_use]
+    pub fn try_count_message_of_user(&self, name: &str, now_ms: u64, per_minute_max: u32) -> bool {
+        self.user_rates.try_count(self.hasher.slot_of_user(name), now_ms, per_minute_max)
+    }
+
+    /// Counts a logon of this source, unless too many have failed in this minute. One that succeeds
+    /// is to be taken back: [`Self::logon_succeeded`].
+    #[must_use]
+    pub fn try_count_logon(&self, source: Source, now_ms: u64, failures_per_minute_max: u32) -> bool {
+        self.logons.try_count(source.slot, now_ms, failures_per_minute_max)
+    }
+
+    /// A logon that was counted did not fail.
+    pub fn logon_succeeded(&self, source: Source) {
+        self.logons.uncount(source.slot);
     }
 
     /// A command of this source was refused: its next banner is to be late.

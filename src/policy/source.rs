@@ -65,6 +65,17 @@ impl SourceHasher {
         self.source(ip).slot
     }
 
+    /// The slot of a user, in a table of its own.
+    #[must_use]
+    pub fn slot_of_user(&self, name: &str) -> Slot {
+        self.slot_of_hash(self.keys.hash_one(name))
+    }
+
+    fn slot_of_hash(&self, hash: u64) -> Slot {
+        // At most 2^26 slots: the masked hash fits.
+        Slot::new((hash & u64::from(self.slots.get() - 1)) as u32)
+    }
+
     /// The source that a client's address belongs to.
     #[must_use]
     pub fn source(&self, ip: IpAddr) -> Source {
@@ -75,9 +86,7 @@ impl SourceHasher {
             IpAddr::V6(ip) => ip.to_bits() & self.ipv6_mask,
         };
         let hash = self.keys.hash_one(network);
-        let mask = u64::from(self.slots.get() - 1);
-        // At most 2^26 slots: the masked hash fits.
-        Source { slot: Slot::new((hash & mask) as u32), fingerprint: Fingerprint::of_hash(hash) }
+        Source { slot: self.slot_of_hash(hash), fingerprint: Fingerprint::of_hash(hash) }
     }
 }
 

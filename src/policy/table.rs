@@ -244,6 +244,17 @@ impl RateTable {
     }
 }
 
+impl RateTable {
+    /// Takes back what [`Self::try_count`] counted under a `cap` other than 0.
+    pub fn uncount(&self, slot: Slot) {
+        // A window that began meanwhile may have nothing to give back.
+        let _ = slot.of(&self.windows).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let window = Window::unpack(word);
+            (window.count > 0).then(|| Window { count: window.count - 1, ..window }.pack())
+        });
+    }
+}
+
 impl fmt::Debug for RateTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateTable").field("slots", &self.windows.len()).field("window_ms", &self.window_ms).finish()

@@ -5,17 +5,26 @@
 //! kept until its next turn; the scratch buffer is never held across an `.await`.
 
 use super::Context;
+use super::listener::Binding;
+use super::logon::{self, Unavailable};
 use super::message::Message;
 use super::net::{Connection, Ready};
 use super::outbound::{self, Acknowledgement, Notice};
 use super::shared::{Permit, Stage};
+use super::stream::Stream;
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
 use crate::policy::{self, RecipientVerdict};
+use crate::smtp::address::Path;
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{Profile, Query, Session, Step, Verdict};
+use crate::smtp::server::{LogonVerdict, Query, Role, Session, Step, Verdict};
+use crate::users::User;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// 1970 in units of 100 ns since 1601 ([MS-DTYP] 2.3.3).
+const UNIX_EPOCH_FILETIME: u64 = 116_444_736_000_000_000;
 
 /// What the session needs before its next turn.
 enum Turn {
@@ -25,18 +34,24 @@ enum Turn {
     Flush,
     /// The message made durable.
     Commit,
+    /// Its replies sent, then TLS.
+    StartTls,
+    /// Its proof judged.
+    Authenticate,
     /// Its replies sent, then its end.
     Close,
 }
 
 struct Inbound {
     context: Rc<Context>,
-    profile: Rc<Profile>,
+    binding: Rc<Binding>,
     client: IpAddr,
+    /// Who the client has proved to be.
+    user: Option<Arc<User>>,
     /// Given back just before the last reply leaves, and before the socket closes (it stands before the
     /// connection): a client that reconnects must not meet its own ghost.
     permit: Option<Permit>,
-    connection: Connection,
+    stream: Stream,
     session: Session,
     message: Option<Message>,
     /// Input that the session has not consumed.
@@ -54,21 +69,25 @@ struct Inbound {
 /// once, and an idle session is mostly this future.
 pub fn serve(
     context: Rc<Context>,
-    profile: Rc<Profile>,
+    binding: Rc<Binding>,
     connection: Connection,
     client: IpAddr,
     permit: Permit,
 ) -> impl Future<Output = ()> {
     let now = context.net.now();
-    let mut session = Session::new(profile.clone(), client, now);
-    if profile.tarpit.is_some() && permit.take_mark(now) {
+    let mut session = Session::new(binding.profile.clone(), client, now);
+    if let Some(users) = context.shared.users() {
+        session.offer_mechanisms(logon::mechanisms(&users));
+    }
+    if binding.profile.tarpit.is_some() && permit.take_mark(now) {
         session.hold_banner();
     }
     Box::new(Inbound {
         context,
-        profile,
-        connection,
+        binding,
+        stream: Stream::new(connection),
         client,
+        user: None,
         permit: Some(permit),
         session,
         message: None,
@@ -83,6 +102,9 @@ impl Inbound {
     async fn run(mut self: Box<Self>) {
         // Whether `left` holds input that the session has not looked at.
         let mut pending = false;
+        if self.binding.implicit_tls && !Box::pin(self.handshake()).await {
+            return;
+        }
         loop {
             let turn = if pending { self.take_left() } else { self.read().await };
             pending = false;
@@ -93,6 +115,9 @@ impl Inbound {
                 && let Some(permit) = &self.permit
             {
                 permit.mark(self.context.net.now());
+            }
+            if matches!(turn, Some(Turn::StartTls)) {
+                self.discard_input();
             }
             if !self.flush().await {
                 if self.unsent_acknowledgement {
@@ -108,6 +133,15 @@ impl Inbound {
                     Box::pin(self.commit()).await;
                     pending = true;
                 }
+                Some(Turn::StartTls) => {
+                    if !Box::pin(self.handshake()).await {
+                        return;
+                    }
+                }
+                Some(Turn::Authenticate) => {
+                    Box::pin(self.authenticate()).await;
+                    pending = true;
+                }
                 Some(Turn::Close) => break,
                 // The peer has ended, or reset.
                 None => return,
@@ -116,7 +150,7 @@ impl Inbound {
                 Box::pin(self.spill()).await;
             }
         }
-        self.connection.linger();
+        self.stream.linger();
     }
 
     /// Waits for input, or for something else that ends the wait, and takes a turn on it.
@@ -134,13 +168,13 @@ impl Inbound {
             if self.session.is_closed() {
                 return Some(Turn::Close);
             }
-            self.connection.set_deadline(self.session.next_deadline());
+            self.stream.set_deadline(self.session.next_deadline());
             // A client that sends as fast as this reads would keep the shard to itself.
             if self.reads >= READS_IN_A_ROW_MAX {
                 self.reads = 0;
                 self.context.net.next_turn().await;
             }
-            match self.connection.ready().await {
+            match self.stream.ready().await {
                 Ready::Bell => {}
                 Ready::Deadline => self.session.handle_time(self.context.net.now()),
                 Ready::Socket => {
@@ -163,7 +197,7 @@ impl Inbound {
         // once for each read.
         let buffer = scratch.get_mut(..READ_MAX_OCTETS)?;
         buffer[..start].copy_from_slice(&self.left);
-        match self.connection.read(&mut buffer[start..]) {
+        match self.stream.read(&mut buffer[start..]) {
             Ok(None) => Some(None),
             Ok(Some(0)) | Err(_) => None,
             Ok(Some(octets)) => {
@@ -208,6 +242,9 @@ impl Inbound {
                 Step::NeedMore => return (at, Turn::Read),
                 Step::Flush => return (at, Turn::Flush),
                 Step::Commit => return (at, Turn::Commit),
+                Step::StartTls => return (at, Turn::StartTls),
+                Step::Authenticate => return (at, Turn::Authenticate),
+                Step::Challenge => self.challenge(),
                 Step::Close => return (at, Turn::Close),
                 Step::Abandon => self.message = None,
                 Step::Decide(query) => {
@@ -224,17 +261,12 @@ impl Inbound {
     fn decide(&self, query: Query<'_>) -> Verdict {
         let context = &*self.context;
         let accepted = match query {
-            Query::Sender => {
-                let now = context.net.now();
-                let within = |permit: &Permit| permit.try_count_message(now, &context.config.limits);
-                let accepted = self.permit.as_ref().is_some_and(within);
-                return if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) };
-            }
+            Query::Sender(path) => return self.decide_sender(path),
             Query::Recipient(mailbox) => {
-                let default = self.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
+                let default = self.binding.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
                 policy::recipient(
                     &context.config.accepted_domains,
-                    context.config.relay_from.contains(self.client),
+                    self.user.is_some() || context.config.relay_from.contains(self.client),
                     mailbox.domain().or(default.map(str::as_bytes)),
                     mailbox.is_postmaster(),
                 )
@@ -246,8 +278,99 @@ impl Inbound {
         }
     }
 
+    /// C10, then E4: on a relay by user, else by source.
+    fn decide_sender(&self, path: Path<'_>) -> Verdict {
+        let profile = &self.binding.profile;
+        let mailbox = match &path {
+            Path::Null => None,
+            Path::Mailbox(mailbox) => Some(mailbox),
+        };
+        if self.user.as_ref().is_some_and(|user| !user.may_send_as(mailbox, profile.default_domain.as_deref())) {
+            return Verdict::Refuse(Reply::SenderNotPermitted);
+        }
+        let Some(permit) = &self.permit else { return Verdict::Refuse(Reply::RateExceeded) };
+        let (now, limits) = (self.context.net.now(), &self.context.config.limits);
+        let accepted = match &self.user {
+            Some(user) if profile.role == Role::Relay => permit.try_count_message_of_user(user.name(), now, limits),
+            _ => permit.try_count_message(now, limits),
+        };
+        if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) }
+    }
+
+    /// Throws away what has come behind STARTTLS: no client can know yet that TLS begins.
+    fn discard_input(&mut self) {
+        self.left = Vec::new();
+        let mut scratch = self.context.scratch.borrow_mut();
+        for _ in 0..READS_IN_A_ROW_MAX {
+            if !matches!(self.stream.read(&mut scratch), Ok(Some(1..))) {
+                return;
+            }
+        }
+    }
+
+    /// TLS, within the session's timers. False: there is nobody to talk to any more.
+    async fn handshake(&mut self) -> bool {
+        let began = self.context.shared.tls().map(|config| self.stream.begin_server(config));
+        let mut failed = !matches!(began, Some(Ok(())));
+        while !failed {
+            self.stream.set_deadline(self.session.next_deadline());
+            match self.stream.handshake().await {
+                Ok(None) => break,
+                Ok(Some(Ready::Socket)) => self.session.handle_input(self.context.net.now()),
+                Ok(Some(Ready::Deadline)) => self.session.handle_time(self.context.net.now()),
+                Ok(Some(Ready::Bell)) => failed = self.context.shared.stage() == Stage::Ending,
+                Err(_) => failed = true,
+            }
+            failed |= self.session.is_closed();
+        }
+        let parameters = self.stream.tls_parameters().filter(|_| !failed);
+        let metrics = &self.context.metrics;
+        for reply in self.session.take_refusals() {
+            metrics.count_refusal(reply);
+        }
+        let Some(parameters) = parameters else {
+            metrics.tls_handshakes.failed.increment(1);
+            return false;
+        };
+        metrics.tls_handshakes.completed.increment(1);
+        self.session.handle_tls(self.context.net.now(), parameters);
+        true
+    }
+
+    /// Gives NTLM its challenge.
+    fn challenge(&mut self) {
+        let nonce = getrandom::u64().expect("the kernel has random numbers").to_ne_bytes();
+        let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let filetime = UNIX_EPOCH_FILETIME + (since_unix.as_nanos() / 100) as u64;
+        self.session.handle_challenge(self.context.net.now(), nonce, filetime);
+    }
+
+    /// Judges who the client says it is.
+    async fn authenticate(&mut self) {
+        let Some(logon) = self.session.take_logon() else { return };
+        let mechanism = logon.mechanism();
+        let limits = &self.context.config.limits;
+        let permit = self.permit.as_ref().filter(|permit| permit.try_count_logon(self.context.net.now(), limits));
+        let judgement = match permit {
+            Some(_) => logon::judge(&self.context, &self.stream, logon).await,
+            None => Err(Unavailable),
+        };
+        if let (Some(permit), Ok(Some(_)) | Err(_)) = (permit, &judgement) {
+            permit.logon_succeeded(limits);
+        }
+        let verdict = match &judgement {
+            Ok(Some(user)) if !user.may_use(self.binding.address) => LogonVerdict::NotHere,
+            Ok(Some(user)) => LogonVerdict::Accept(user.name()),
+            Ok(None) => LogonVerdict::Refuse,
+            Err(Unavailable) => LogonVerdict::Unavailable,
+        };
+        self.context.metrics.count_logon(mechanism, verdict);
+        self.session.handle_logon(self.context.net.now(), verdict);
+        self.user = judgement.ok().flatten().filter(|_| self.session.user().is_some());
+    }
+
     async fn commit(&mut self) {
-        self.connection.set_deadline(None);
+        self.stream.set_deadline(None);
         let message = self.message.take().unwrap_or_else(|| Message::begin(&self.context, &self.session));
         let result = message.commit(&self.context, &self.session, self.client).await;
         let now = self.context.net.now();
@@ -257,7 +380,7 @@ impl Inbound {
                 let octets = accepted.octets;
                 metrics.queue_messages.increment(1.0);
                 metrics.queue_bytes.increment(octets as f64);
-                let notice = outbound::accept(&self.context, accepted, &|| self.connection.nudge());
+                let notice = outbound::accept(&self.context, accepted, &|| self.stream.nudge());
                 let acknowledgement = match notice {
                     Some(notice) => self.await_verdict(&notice).await,
                     None => Acknowledgement::Accept,
@@ -283,13 +406,13 @@ impl Inbound {
     //= [MS-OXSMTP] 3.2.7 AcknowledgementDelay: when the limit passes the server acknowledges anyway.
     async fn await_verdict(&mut self, notice: &Notice) -> Acknowledgement {
         let delay = self.context.config.delivery.ack_delay;
-        self.connection.set_deadline(delay.map(|delay| self.context.net.now() + delay));
+        self.stream.set_deadline(delay.map(|delay| self.context.net.now() + delay));
         let metrics = &self.context.metrics.ack_delays;
         loop {
             if let Some(verdict) = notice.verdict() {
                 return verdict;
             }
-            let skipped = match self.connection.interrupted().await {
+            let skipped = match self.stream.interrupted().await {
                 Ready::Deadline => &metrics.limit,
                 Ready::Bell if self.context.shared.stage() != Stage::Serving => &metrics.drain,
                 Ready::Bell | Ready::Socket => continue,
@@ -302,7 +425,7 @@ impl Inbound {
     }
 
     async fn spill(&mut self) {
-        self.connection.set_deadline(None);
+        self.stream.set_deadline(None);
         let Some(message) = &mut self.message else { return };
         if let Err(error) = message.spill(&self.context).await {
             let _ = self.context.storage.report(&error);
@@ -326,7 +449,11 @@ impl Inbound {
                 continue;
             }
             if !self.session.is_held() {
-                return true;
+                match self.stream.flush() {
+                    Ok(true) => return true,
+                    Ok(false) if self.wait_for_room().await => continue,
+                    Ok(false) | Err(_) => return false,
+                }
             }
             let now = self.context.net.now();
             if self.context.shared.stage() == Stage::Ending {
@@ -340,8 +467,8 @@ impl Inbound {
                 continue;
             }
             //= [MS-OXSMTP] 3.2.7 Tarpit: only this session waits, and its input is not read meanwhile.
-            self.connection.set_deadline(self.session.next_deadline());
-            match self.connection.held().await {
+            self.stream.set_deadline(self.session.next_deadline());
+            match self.stream.held().await {
                 Ready::Deadline => self.session.handle_time(self.context.net.now()),
                 Ready::Bell => {}
                 Ready::Socket => return false,
@@ -351,26 +478,29 @@ impl Inbound {
 
     /// Sends some of the replies, or waits until that is possible; false when it never will be.
     async fn write_some(&mut self) -> bool {
-        match self.connection.write(self.session.replies()) {
+        match self.stream.write(self.session.replies()) {
             Ok(Some(sent)) => {
                 self.session.replies_sent(sent);
                 true
             }
-            Ok(None) => {
-                let last = self.context.net.now() + Duration::from_millis(LINGER_MAX_MS);
-                let deadline = self.session.next_deadline().filter(|_| self.context.shared.stage() != Stage::Ending);
-                self.connection.set_deadline(deadline.or(Some(last)));
-                match self.connection.writable().await {
-                    Ready::Socket => true,
-                    Ready::Deadline if self.session.is_held() => {
-                        self.session.handle_time(self.context.net.now());
-                        true
-                    }
-                    Ready::Deadline => false,
-                    Ready::Bell => self.context.shared.stage() != Stage::Ending,
-                }
-            }
+            Ok(None) => self.wait_for_room().await,
             Err(_) => false,
+        }
+    }
+
+    /// Waits until the socket takes more; false when it never will.
+    async fn wait_for_room(&mut self) -> bool {
+        let last = self.context.net.now() + Duration::from_millis(LINGER_MAX_MS);
+        let deadline = self.session.next_deadline().filter(|_| self.context.shared.stage() != Stage::Ending);
+        self.stream.set_deadline(deadline.or(Some(last)));
+        match self.stream.writable().await {
+            Ready::Socket => true,
+            Ready::Deadline if self.session.is_held() => {
+                self.session.handle_time(self.context.net.now());
+                true
+            }
+            Ready::Deadline => false,
+            Ready::Bell => self.context.shared.stage() != Stage::Ending,
         }
     }
 }

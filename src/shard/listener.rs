@@ -4,22 +4,27 @@ use super::Context;
 use super::inbound;
 use super::net::{Accepted, Connection, Listener, Ready};
 use super::shared::Stage;
-use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, LATE_REFUSALS_MAX};
+use super::stream::Stream;
+use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, LATE_REFUSALS_MAX, REFUSED_HANDSHAKE_MS};
 use crate::policy::BindingRules;
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Profile, Revision};
 use futures_lite::FutureExt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// What holds for the connections of one listener.
 pub struct Binding {
+    /// Address and port.
+    pub address: SocketAddr,
     /// Who may connect.
     pub rules: BindingRules,
     /// What their sessions are told.
     pub profile: Rc<Profile>,
+    /// TLS comes first, the banner under it.
+    pub implicit_tls: bool,
 }
 
 /// Accepts until the process drains; then answers what still waits in the kernel's queue, and
@@ -32,7 +37,9 @@ pub async fn listen(context: Rc<Context>, binding: Rc<Binding>, listener: Listen
     }
     loop {
         match listener.accept() {
-            Accepted::Connection(connection, client) => refuse(&context, connection, client, Reply::ShuttingDown),
+            Accepted::Connection(connection, client) => {
+                refuse(&context, &binding, connection, client, Reply::ShuttingDown)
+            }
             Accepted::Gone => {}
             Accepted::Empty | Accepted::Exhausted => return,
         }
@@ -60,15 +67,15 @@ async fn accept_batch(context: &Rc<Context>, binding: &Rc<Binding>, listener: &L
 fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, client: IpAddr) {
     let permit = match context.shared.admit(client, &binding.rules, &context.config, context.net.now()) {
         Ok(permit) => permit,
-        Err(reply) => return refuse(context, connection, client, reply),
+        Err(reply) => return refuse(context, binding, connection, client, reply),
     };
     context.metrics.connections_accepted.increment(1);
     context.session_began();
-    let (context, profile) = (context.clone(), binding.profile.clone());
+    let (context, binding) = (context.clone(), binding.clone());
     context.net.clone().spawn(async move {
         // A defect in one session must not take the shard, with thousands of others, down.
         let served =
-            AssertUnwindSafe(inbound::serve(context.clone(), profile, connection, client, permit)).catch_unwind().await;
+            AssertUnwindSafe(inbound::serve(context.clone(), binding, connection, client, permit)).catch_unwind().await;
         if served.is_err() {
             context.metrics.session_panics.increment(1);
         }
@@ -76,38 +83,72 @@ fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, c
     });
 }
 
-/// Refuses a connection, at once or after the tarpit's interval.
+/// Refuses a connection, at once or after the tarpit's interval; under TLS where that comes first.
 ///
 //= [MS-OXSMTP] 4.0 3.2.7 Tarpit: IPAddressNotAllowed is answered late.
-fn refuse(context: &Rc<Context>, connection: Connection, client: IpAddr, reply: Reply) {
+fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, client: IpAddr, reply: Reply) {
     context.metrics.count_refused_connection(reply);
     let is_late = matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime)
-        && context.config.revision() == Revision::V4
-        && context.late_refusals.get() < LATE_REFUSALS_MAX;
-    let Some(interval) = context.config.tarpit().filter(|_| is_late) else {
-        return answer(connection, client, reply);
-    };
+        && context.config.revision() == Revision::V4;
+    let interval = context.config.tarpit().filter(|_| is_late);
+    let stream = Stream::new(connection);
+    if interval.is_none() && !binding.implicit_tls {
+        return answer(stream, client, reply);
+    }
+    if context.late_refusals.get() >= LATE_REFUSALS_MAX || context.shared.stage() != Stage::Serving {
+        // Nobody would understand plain text where TLS comes first.
+        return if binding.implicit_tls { drop(stream) } else { answer(stream, client, reply) };
+    }
     context.late_refusals.set(context.late_refusals.get() + 1);
-    let context = context.clone();
+    let (context, implicit_tls) = (context.clone(), binding.implicit_tls);
     context.net.clone().spawn(async move {
-        connection.set_deadline(Some(context.net.now() + interval));
-        loop {
-            match connection.held().await {
-                Ready::Bell if context.shared.stage() == Stage::Serving => {}
-                Ready::Deadline | Ready::Bell => break answer(connection, client, reply),
-                Ready::Socket => break,
-            }
-        }
+        refuse_late(&context, stream, implicit_tls, interval, |stream| answer(stream, client, reply)).await;
         context.late_refusals.set(context.late_refusals.get() - 1);
     });
 }
 
+/// Waits for the interval, and for TLS; a peer that is gone meanwhile needs no answer.
+async fn refuse_late(
+    context: &Context,
+    mut stream: Stream,
+    implicit_tls: bool,
+    interval: Option<Duration>,
+    answer: impl FnOnce(Stream),
+) {
+    if let Some(interval) = interval {
+        stream.set_deadline(Some(context.net.now() + interval));
+        loop {
+            match stream.held().await {
+                Ready::Bell if context.shared.stage() == Stage::Serving => {}
+                Ready::Deadline | Ready::Bell => break,
+                Ready::Socket => return,
+            }
+        }
+    }
+    if implicit_tls {
+        let Some(config) = context.shared.tls() else { return };
+        stream.set_deadline(Some(context.net.now() + Duration::from_millis(REFUSED_HANDSHAKE_MS)));
+        if stream.begin_server(config).is_err() {
+            return;
+        }
+        loop {
+            match stream.handshake().await {
+                Ok(None) => break,
+                Ok(Some(Ready::Socket)) => {}
+                Ok(Some(Ready::Bell)) if context.shared.stage() == Stage::Serving => {}
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+    }
+    answer(stream);
+}
+
 /// Answers in place of the banner. The socket is new: the reply fits into its buffer.
-fn answer(connection: Connection, client: IpAddr, reply: Reply) {
+fn answer(mut stream: Stream, client: IpAddr, reply: Reply) {
     let mut line = Vec::with_capacity(256);
     reply.write(&mut line, client);
     // A peer that is gone already needs no reply.
-    if matches!(connection.write(&line), Ok(Some(_))) {
-        connection.linger();
+    if matches!(stream.write(&line), Ok(Some(_))) {
+        stream.linger();
     }
 }

@@ -8,6 +8,7 @@
 
 mod inbound;
 mod listener;
+mod logon;
 mod message;
 mod net;
 mod outbound;
@@ -15,17 +16,19 @@ mod shared;
 pub mod storage;
 mod stream;
 
+pub use logon::PasswordCheck;
 #[cfg(feature = "fault-injection")]
 pub use net::Fault;
 pub use net::{Doorbell, Life};
 pub use outbound::lanes_of;
 pub use shared::{NextHop, Shared, Stage};
 
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::limits::READ_MAX_OCTETS;
 use crate::metrics::ShardMetrics;
 use crate::queue::recover::Found;
 use crate::queue::spool::Spool;
+use async_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use listener::Binding;
 use net::{Listener, Net};
@@ -68,6 +71,8 @@ pub struct Start {
     pub shared: Arc<Shared>,
     /// What wakes it.
     pub doorbell: Doorbell,
+    /// Where passwords are looked at.
+    pub logons: Sender<PasswordCheck>,
 }
 
 /// What a shard's tasks share.
@@ -78,6 +83,7 @@ struct Context {
     storage: Storage,
     outbound: Outbound,
     metrics: Rc<ShardMetrics>,
+    logons: Sender<PasswordCheck>,
     hostname: Rc<str>,
     /// Every read of the shard goes here; borrowed only between two awaits.
     scratch: RefCell<Box<[u8]>>,
@@ -122,6 +128,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         outbound,
         config: start.config,
         shared: start.shared,
+        logons: start.logons,
         net: net.clone(),
         storage: storage.clone(),
         metrics,
@@ -132,9 +139,14 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         late_refusals: Cell::new(0),
     });
     for (listener, binding) in start.listeners.into_iter().zip(&context.config.bindings) {
+        let address = listener.local_addr()?;
         let listener = Listener::new(&net, listener.into())?;
-        let profile = Rc::new(context.config.profile(binding));
-        let binding = Rc::new(Binding { rules: binding.rules.clone(), profile });
+        let binding = Rc::new(Binding {
+            address,
+            rules: binding.rules.clone(),
+            profile: Rc::new(context.config.profile(binding)),
+            implicit_tls: binding.tls == Some(Tls::Implicit),
+        });
         let context = context.clone();
         net.clone().spawn(async move {
             listener::listen(context.clone(), binding, listener).await;

@@ -5,7 +5,9 @@ use crate::delivery::{Availability, NextHopId, NextHopState};
 use crate::limits::NEXT_HOP_CROWDED_MS;
 use crate::policy::{BindingRules, Door, DynamicBlocks, Source, Sources};
 use crate::smtp::reply::Reply;
-use arc_swap::ArcSwap;
+use crate::users::Users;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::ServerConfig;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +30,11 @@ pub struct Shared {
     sources: Sources,
     /// Replaced as a whole by the control thread.
     blocks: ArcSwap<DynamicBlocks>,
+    /// Who may authenticate. Replaced as a whole by the control thread.
+    users: ArcSwapOption<Users>,
+    /// How to speak TLS as a server: one for all shards, so that a session that began on one is
+    /// resumed on another. Replaced as a whole by the control thread.
+    tls: ArcSwapOption<ServerConfig>,
     /// Memory or the spool's disk is below its watermark.
     resources_short: AtomicBool,
     /// Memory taken by messages that are arriving.
@@ -131,6 +138,8 @@ impl Shared {
         Shared {
             sources: Sources::new(limits.table_slots, limits.ipv6_prefix),
             blocks: ArcSwap::default(),
+            users: ArcSwapOption::empty(),
+            tls: ArcSwapOption::empty(),
             resources_short: AtomicBool::new(false),
             body_octets: AtomicUsize::new(0),
             next_hops: next_hops.iter().map(NextHop::new).collect(),
@@ -191,6 +200,26 @@ impl Shared {
         self.blocks.store(Arc::new(blocks));
     }
 
+    /// Who may authenticate; `None`: nobody was named.
+    pub fn users(&self) -> Option<Arc<Users>> {
+        self.users.load_full()
+    }
+
+    /// Replaces them.
+    pub fn set_users(&self, users: Users) {
+        self.users.store(Some(Arc::new(users)));
+    }
+
+    /// How to speak TLS as a server; `None`: there is no certificate.
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.load_full()
+    }
+
+    /// Replaces that, for handshakes from now on.
+    pub fn set_tls(&self, config: Arc<ServerConfig>) {
+        self.tls.store(Some(config));
+    }
+
     /// Whether memory or the spool's disk is below its watermark (E8, C6).
     pub fn resources_short(&self) -> bool {
         self.resources_short.load(Ordering::Relaxed)
@@ -234,6 +263,25 @@ impl Permit {
     pub fn try_count_message(&self, now: Instant, limits: &Limits) -> bool {
         let now_ms = self.shared.ms(now);
         self.shared.sources.try_count_message(self.source, now_ms, limits.message_rate_per_minute)
+    }
+
+    /// The same for a user of a relay, whatever its address.
+    pub fn try_count_message_of_user(&self, name: &str, now: Instant, limits: &Limits) -> bool {
+        let now_ms = self.shared.ms(now);
+        self.shared.sources.try_count_message_of_user(name, now_ms, limits.user_message_rate_per_minute)
+    }
+
+    /// Counts a logon of this source, unless too many have failed in this minute (E7 across
+    /// connections). One that does not fail is to be taken back: [`Self::logon_succeeded`].
+    pub fn try_count_logon(&self, now: Instant, limits: &Limits) -> bool {
+        self.shared.sources.try_count_logon(self.source, self.shared.ms(now), limits.logon_failures_per_minute)
+    }
+
+    /// A logon that was counted did not fail.
+    pub fn logon_succeeded(&self, limits: &Limits) {
+        if limits.logon_failures_per_minute > 0 {
+            self.shared.sources.logon_succeeded(self.source);
+        }
     }
 
     /// A command of this source was refused, and the refusal is late: so is its next banner (E17).

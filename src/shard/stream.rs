@@ -32,17 +32,6 @@ struct Tls {
     has_more: bool,
 }
 
-/// How far a handshake has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handshake {
-    /// It is done, and all of it is sent.
-    Done,
-    /// Wait until there is input.
-    Read,
-    /// Wait until there is room for output.
-    Write,
-}
-
 impl Stream {
     /// A connection without TLS.
     pub fn new(connection: Connection) -> Self {
@@ -69,19 +58,20 @@ impl Stream {
         self.tls = Some(Box::new(Tls { session, has_more: false }));
     }
 
-    /// Goes on with the handshake as far as the socket allows. An error is the connection's end; the
-    /// peer was told why if it could be.
-    pub fn handshake(&mut self) -> io::Result<Handshake> {
-        let Some(tls) = &mut self.tls else { return Ok(Handshake::Done) };
+    /// Goes on with the handshake as far as the socket allows, then waits. `None`: it is done, and all
+    /// of it is sent; else call this again, having seen to what ended the wait. An error is the
+    /// connection's end; the peer was told why if it could be.
+    pub async fn handshake(&mut self) -> io::Result<Option<Ready>> {
+        let Some(tls) = &mut self.tls else { return Ok(None) };
         loop {
             if !tls.flush(&self.connection)? {
-                return Ok(Handshake::Write);
+                return Ok(Some(self.connection.writable().await));
             }
             if !tls.session.is_handshaking() {
-                return Ok(Handshake::Done);
+                return Ok(None);
             }
             match tls.receive(&self.connection)? {
-                None => return Ok(Handshake::Read),
+                None => return Ok(Some(self.connection.ready().await)),
                 Some(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Some(_) => {}
             }

@@ -112,7 +112,7 @@ pub struct Parameter<'b> {
 
 /// The parameters behind a path; `None` stands for one that does not parse.
 pub fn parameters(input: &[u8]) -> impl Iterator<Item = Option<Parameter<'_>>> {
-    input.split(|&octet| octet == b' ').filter(|word| !word.is_empty()).map(parameter)
+    words(input).map(parameter)
 }
 
 fn parameter(word: &[u8]) -> Option<Parameter<'_>> {
@@ -125,6 +125,11 @@ fn parameter(word: &[u8]) -> Option<Parameter<'_>> {
     let value_is_valid =
         value.is_none_or(|value| !value.is_empty() && value.iter().all(|&octet| matches!(octet, 33..=60 | 62..=126)));
     (keyword_is_valid && value_is_valid).then_some(Parameter { keyword, value })
+}
+
+/// The words between spaces.
+pub fn words(arguments: &[u8]) -> impl Iterator<Item = &[u8]> {
+    arguments.split(|&octet| octet == b' ').filter(|word| !word.is_empty())
 }
 
 /// A number on the wire: 1 to 20 digits.
@@ -146,9 +151,18 @@ pub fn number(digits: &[u8]) -> Option<Number> {
     Some(value.map_or(Number::Overflow, Number::Value))
 }
 
+/// The arguments of XEXCH50 ([MS-XEXCH50]): the octets that follow; of the second number nothing
+/// depends here.
+pub fn exchange_data(arguments: &[u8]) -> Option<Number> {
+    let mut words = words(arguments);
+    let octets = number(words.next()?)?;
+    number(words.next()?)?;
+    words.next().is_none().then_some(octets)
+}
+
 /// The arguments of BDAT (RFC 3030 section 2): the chunk's octets, and whether it is the last.
 pub fn chunk(arguments: &[u8]) -> Option<(u64, bool)> {
-    let mut words = arguments.split(|&octet| octet == b' ').filter(|word| !word.is_empty());
+    let mut words = words(arguments);
     let Some(Number::Value(octets)) = number(words.next()?) else { return None };
     let last = match words.next() {
         None => false,

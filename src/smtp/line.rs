@@ -1,11 +1,11 @@
 //! Finding command lines in the input.
 //!
-//! A command line ends only at CRLF (RFC 5321 section 2.3.8) and has at most
-//! [`COMMAND_LINE_MAX_OCTETS`] with it. A longer one is discarded to its end and its tail is never
+//! A line ends only at CRLF (RFC 5321 section 2.3.8); a command has at most
+//! [`COMMAND_LINE_MAX_OCTETS`](crate::limits::COMMAND_LINE_MAX_OCTETS) with it, a line of AUTH's
+//! exchange [`SASL_LINE_MAX_OCTETS`](crate::limits::SASL_LINE_MAX_OCTETS). A longer one is discarded to its end and its tail is never
 //! parsed; a bare CR, bare LF or NUL inside spoils the whole line. So nothing that one server
 //! takes for two commands can be one here, or the other way round.
 
-use crate::limits::COMMAND_LINE_MAX_OCTETS;
 use memchr::{memchr, memchr3};
 
 /// What stands at the beginning of the input.
@@ -29,9 +29,9 @@ pub enum Line<'b> {
     TooLong,
 }
 
-/// Looks for a command line at the beginning of `input`.
-pub fn scan(input: &[u8]) -> Line<'_> {
-    let window = &input[..input.len().min(COMMAND_LINE_MAX_OCTETS)];
+/// Looks for a line of at most `max` octets, with its CRLF, at the beginning of `input`.
+pub fn scan(input: &[u8], max: usize) -> Line<'_> {
+    let window = &input[..input.len().min(max)];
     match find_crlf(window) {
         Some(end) => {
             let text = &window[..end];
@@ -42,7 +42,7 @@ pub fn scan(input: &[u8]) -> Line<'_> {
                 Line::Whole { text, consumed }
             }
         }
-        None if input.len() >= COMMAND_LINE_MAX_OCTETS => Line::TooLong,
+        None if input.len() >= max => Line::TooLong,
         None => Line::Partial,
     }
 }
@@ -87,6 +87,11 @@ impl Discard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::COMMAND_LINE_MAX_OCTETS;
+
+    fn scan(input: &[u8]) -> Line<'_> {
+        super::scan(input, COMMAND_LINE_MAX_OCTETS)
+    }
 
     #[test]
     fn ends_only_at_crlf() {

@@ -4,6 +4,7 @@
 //! EHLO/HELO answers, 334 and 354 carry no enhanced code. Texts are those of [MS-OXSMTP] 4.0
 //! sections 3.2.5 and 3.2.7, exact to the byte. Handlers name a [`Reply`]; nobody else spells one.
 
+use super::sasl;
 use super::server::Revision;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ pub enum Weight {
     None,
     /// A protocol error: counts towards `--max-protocol-errors`.
     ProtocolError,
+    /// A failed logon: counts towards `--max-logon-failures`.
+    LogonFailure,
 }
 
 /// Whether the session goes on after a reply.
@@ -79,10 +82,36 @@ replies! {
     /// VRFY with an argument.
     CannotVerify = "252 2.1.5 Cannot VRFY user", None, Stay, None;
     /// HELP.
-    Help = "214 2.0.0 This is Gatepost; commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
+    Help = "214 2.0.0 This is Gatepost; commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
         None, Stay, None;
     /// QUIT.
     Closing = "221 2.0.0 Service closing transmission channel", None, Close, None;
+
+    // STARTTLS and AUTH (CONFORMANCE F, G5; RFC 3207, RFC 4954).
+    /// STARTTLS: the handshake may begin.
+    StartTls = "220 2.0.0 SMTP server ready", None, Stay, None;
+    /// AUTH NTLM without an initial response (F1).
+    NtlmSupported = "334 NTLM supported", None, Stay, None;
+    /// AUTH PLAIN without an initial response: an empty challenge.
+    EmptyChallenge = "334 ", None, Stay, None;
+    /// AUTH LOGIN without an initial response: `Username:` ([MS-XLOGIN]).
+    AskUsername = "334 VXNlcm5hbWU6", None, Stay, None;
+    /// AUTH LOGIN: `Password:`.
+    AskPassword = "334 UGFzc3dvcmQ6", None, Stay, None;
+    /// The client is who it says it is.
+    Authenticated = "235 2.7.0 Authentication successful", None, Stay, None;
+    /// It is not, or nobody can tell.
+    AuthenticationFailed = "535 5.7.3 Authentication unsuccessful", LogonFailure, Stay, Some("authentication_failed");
+    /// Nobody can look now, or this source has failed too often (RFC 4954 section 6).
+    AuthenticationUnavailable = "454 4.7.0 Temporary authentication failure", None, Stay, Some("authentication_unavailable");
+    /// The client has cancelled the exchange with `*`.
+    AuthenticationCancelled = "501 5.7.0 Authentication cancelled", None, Stay, Some("authentication_cancelled");
+    /// A line of the exchange that is not base64.
+    CannotDecode = "501 5.5.2 Cannot decode response", ProtocolError, Stay, Some("cannot_decode");
+    /// A line of the exchange that is longer than the limit.
+    ResponseTooLong = "500 5.5.6 Line too long", ProtocolError, Stay, Some("line_too_long");
+    /// A mechanism that nobody knows, or that is not offered in this session (F5, F6).
+    UnrecognizedMechanism = "504 5.7.4 Unrecognized authentication type", None, Stay, Some("mechanism_unrecognized");
 
     // Syntax (RFC 5321 section 4.2.4, CONFORMANCE B6, B7, "Lines").
     /// A verb nobody knows.
@@ -125,6 +154,9 @@ replies! {
     NotAuthenticated = "530 5.7.1 Client was not authenticated", None, Stay, Some("authentication_required");
     /// MAIL without `FROM:`, RCPT without `TO:`.
     UnrecognizedParameter = "501 5.5.4 Unrecognized parameter", ProtocolError, Stay, Some("unrecognized_parameter");
+    /// The authenticated user may not use this sender (C10).
+    SenderNotPermitted =
+        "550 5.7.1 Client does not have permissions to submit to this server", None, Stay, Some("sender_not_permitted");
     /// The reverse-path does not parse.
     InvalidSender = "501 5.1.7 Invalid address", None, Stay, Some("invalid_sender");
     /// The forward-path does not parse, or is null.
@@ -147,6 +179,11 @@ replies! {
     TooManyRecipients = "452 4.5.3 Too many recipients", None, CloseIn4, Some("too_many_recipients");
     /// XEXCH50 of a client that has not authenticated (G7).
     AuthenticateFirst = "504 5.7.4 Need to authenticate first", None, Stay, Some("authentication_required");
+
+    /// XEXCH50: go ahead (G7).
+    SendBinaryData = "354 Send binary data", None, Stay, None;
+    /// Its octets were taken.
+    Xexch50Ok = "250 2.0.0 XEXCH50 OK", None, Stay, None;
 
     // Events and timers (D, E): all end the session.
     /// MessageRateLimitExceeded (E4).
@@ -223,6 +260,13 @@ pub fn banner(out: &mut Vec<u8>, hostname: &str) {
     out.extend_from_slice(b" ESMTP Gatepost ready\r\n");
 }
 
+/// A challenge of AUTH: `334 <base64>`.
+pub fn challenge(out: &mut Vec<u8>, message: &[u8]) {
+    out.extend_from_slice(b"334 ");
+    sasl::encode(message, out);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// The acceptance of a chunk that is not the last: `250 2.6.0 CHUNK received OK, <n> octets`.
 pub fn chunk_received(out: &mut Vec<u8>, octets: u64) {
     // Writing to a Vec cannot fail.
@@ -248,7 +292,7 @@ mod tests {
             let (code, rest) = text.split_once(' ').expect("a code and a text");
             assert_eq!(code.len(), 3, "{text}");
             assert!(code.starts_with(['2', '3', '4', '5']), "{text}");
-            if code != "354" {
+            if !matches!(code, "334" | "354") {
                 let (enhanced, words) = rest.split_once(' ').expect("an enhanced code");
                 assert_eq!(enhanced.split('.').count(), 3, "{text}");
                 // C3 is the document's own mixture.

@@ -1,6 +1,6 @@
 //! The kinds of socket: what accepts, and what was accepted or connected; and an alarm without one.
 
-use super::{Key, Net};
+use super::{Doorbell, Key, Net};
 use crate::limits::{LINGER_MAX_MS, NEXT_HOP_KEEPALIVE, NEXT_HOP_KEEPALIVES_MAX};
 use crate::policy::canonical;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -91,13 +91,26 @@ pub struct Nudge {
 impl Nudge {
     /// Wakes it, now or when it waits next. Nothing happens once its socket is gone.
     pub fn nudge(&self) {
-        let mut slots = self.net.0.slots.borrow_mut();
-        let slot = slots.get_mut(self.key.index as usize).filter(|slot| slot.generation == self.key.generation);
-        if let Some(slot) = slot {
-            slot.rung = true;
-            super::wake(slot);
-            self.net.note_runnable();
-        }
+        self.net.0.nudge(self.key.token());
+    }
+
+    /// The same for other threads.
+    pub fn remote(&self) -> RemoteNudge {
+        RemoteNudge { doorbell: self.net.doorbell().clone(), token: self.key.token() }
+    }
+}
+
+/// A [`Nudge`] from another thread.
+#[derive(Clone, Debug)]
+pub struct RemoteNudge {
+    doorbell: Doorbell,
+    token: u64,
+}
+
+impl RemoteNudge {
+    /// Wakes the task.
+    pub fn nudge(&self) {
+        self.doorbell.call(self.token);
     }
 }
 

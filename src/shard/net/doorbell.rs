@@ -1,7 +1,7 @@
 //! What wakes a shard from any thread, and what shows other threads that it lives.
 //!
-//! Two kinds of waking share one eventfd. A ring is news for everybody: all tasks that wait for a
-//! socket look up. Being asked for a beat is news for nobody: the dispatcher counts it and goes
+//! Three kinds of waking share one eventfd. A ring is news for everybody: all tasks that wait for a
+//! socket look up. A call is news for one of them. Being asked for a beat is news for nobody: the dispatcher counts it and goes
 //! back to its park, so that a watched shard with thousands of idle sessions costs two system
 //! calls a turn, not thousands of wakeups. A beat is proof of the whole way: eventfd, epoll, ring,
 //! executor, dispatcher.
@@ -10,8 +10,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The stages of a shard's life, in order; there is no way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,10 @@ struct Bell {
     eventfd: OwnedFd,
     /// It was rung, not only asked for a beat.
     rung: AtomicBool,
+    /// Tokens of tasks that are called. The lock is held for a push, or for taking them all.
+    calls: Mutex<Vec<u64>>,
+    /// There are some: the shard does not look otherwise.
+    called: AtomicBool,
     beats: AtomicU32,
     life: AtomicU8,
     /// The shard has closed its listening sockets.
@@ -51,6 +55,8 @@ impl Doorbell {
         Ok(Doorbell(Arc::new(Bell {
             eventfd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             rung: AtomicBool::new(false),
+            calls: Mutex::default(),
+            called: AtomicBool::new(false),
             beats: AtomicU32::new(0),
             life: AtomicU8::new(Life::Starting as u8),
             closed: AtomicBool::new(false),
@@ -64,6 +70,21 @@ impl Doorbell {
     pub fn ring(&self) {
         self.0.rung.store(true, Ordering::Release);
         self.ask();
+    }
+
+    /// Wakes the task that this token stands for.
+    pub(super) fn call(&self, token: u64) {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        self.0.called.store(true, Ordering::Release);
+        self.ask();
+    }
+
+    /// Who was called; to be asked after [`Self::hear`].
+    pub(super) fn take_calls(&self) -> Vec<u64> {
+        if !self.0.called.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks for a beat; no task is woken.
@@ -141,6 +162,16 @@ mod tests {
         bell.ask();
         assert!(bell.hear() && !bell.hear());
         assert_eq!(bell.beats(), 3);
+    }
+
+    #[test]
+    fn a_call_is_for_one() {
+        let bell = Doorbell::new().expect("an eventfd");
+        assert!(bell.take_calls().is_empty());
+        bell.call(7);
+        bell.call(8);
+        assert!(!bell.hear());
+        assert_eq!((bell.take_calls(), bell.take_calls()), (vec![7, 8], vec![]));
     }
 
     #[test]

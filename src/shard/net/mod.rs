@@ -26,7 +26,7 @@ mod fault;
 mod park;
 mod wheel;
 
-pub use connection::{Accepted, Alarm, Connection, Listener, Nudge, Ready};
+pub use connection::{Accepted, Alarm, Connection, Listener, Nudge, Ready, RemoteNudge};
 pub use doorbell::{Doorbell, Life};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
@@ -327,8 +327,11 @@ impl Inner {
     fn handle(&self, event: Event) -> bool {
         match event.data.u64() {
             DOORBELL => {
-                if !self.doorbell.hear() {
-                    return false;
+                let rung = self.doorbell.hear();
+                let calls = self.doorbell.take_calls();
+                calls.iter().for_each(|&token| self.nudge(token));
+                if !rung {
+                    return !calls.is_empty();
                 }
                 if let Some(waker) = self.bell_waker.take() {
                     waker.wake();
@@ -370,6 +373,17 @@ impl Inner {
             }
         } else {
             wake(slot);
+        }
+    }
+
+    /// Wakes the task whose slot has this token, now or when it waits next, if it still has it.
+    fn nudge(&self, token: u64) {
+        let mut slots = self.slots.borrow_mut();
+        let index = (token & u64::from(u32::MAX)) as usize;
+        if let Some(slot) = slots.get_mut(index).filter(|slot| u64::from(slot.generation) == token >> 32) {
+            slot.rung = true;
+            wake(slot);
+            self.runnable.set(true);
         }
     }
 

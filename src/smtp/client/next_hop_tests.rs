@@ -73,6 +73,9 @@ impl Pair {
                     self.stored.push((recipients.collect(), std::mem::take(&mut self.body)));
                     self.server.handle_durable(self.now, &Durable::attest(QueueId::from_number(7)));
                 }
+                server::Step::StartTls | server::Step::Challenge | server::Step::Authenticate => {
+                    panic!("{step:?} was not offered")
+                }
                 server::Step::NeedMore | server::Step::Close | server::Step::Flush => {
                     let done = !matches!(step, server::Step::Flush);
                     self.up.drain(..consumed);

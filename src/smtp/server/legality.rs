@@ -44,7 +44,8 @@ const fn row(verb: Verb) -> [Option<Reply>; PHASES] {
         Verb::Data => [HELLO, MAIL, RCPT, OK, BAD, FAIL],
         //= RFC 3030 section 2: BDAT
         Verb::Bdat => [HELLO, MAIL, RCPT, OK, OK, FAIL],
-        Verb::Auth | Verb::StartTls => [HELLO, OK, OK, OK, OK, OK],
+        //= RFC 4954 section 4, RFC 3207 section 4: not inside a transaction
+        Verb::Auth | Verb::StartTls => [HELLO, OK, BAD, BAD, BAD, BAD],
         Verb::Ehlo
         | Verb::Helo
         | Verb::Rset

@@ -13,9 +13,12 @@
 //! Replies that are held back (E17) are not given out before their time: the driver reads nothing
 //! meanwhile, and calls [`Session::handle_time`] when [`Session::next_deadline`] says so.
 //!
-//! Methods in order: construction, getters, `step`, `handle_*`; the verbs are in `verbs`, which
-//! of them is legal where is in `legality`, timers are in `timers`.
+//! Methods in order: construction, getters, `step`, `handle_*`; the verbs are in `verbs`, STARTTLS
+//! and AUTH in `auth`, a message's content in `body`; which verb is legal where is in `legality`,
+//! timers are in `timers`.
 
+mod auth;
+mod body;
 mod content;
 mod legality;
 mod profile;
@@ -23,20 +26,24 @@ mod timers;
 mod verbs;
 
 use super::address::Mailbox;
+use super::address::Path;
 use super::command::{self, Verb};
-use super::data::Piece;
 use super::envelope::Envelope;
-use super::header::Trace;
+use super::header::{TlsParameters, Trace};
 use super::line::{self, Discard, Line};
 use super::reply::{self, Reply, Weight};
-use crate::limits::{REPLIES_FIRST_OCTETS, REPLIES_MAX_OCTETS};
-use content::{Content, Keep};
+use super::sasl::Mechanisms;
+use crate::limits::{COMMAND_LINE_MAX_OCTETS, REPLIES_FIRST_OCTETS, REPLIES_MAX_OCTETS, SASL_LINE_MAX_OCTETS};
+use auth::Exchange;
+pub use auth::{Logon, LogonVerdict};
+use content::Content;
 use legality::Phase;
 pub use profile::{Extensions, Profile, Revision, Role};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 use timers::Timers;
+use zeroize::Zeroizing;
 
 /// What the driver is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +61,13 @@ pub enum Step<'b> {
     /// The message is complete: make it durable, then call [`Session::handle_durable`] or
     /// [`Session::handle_commit_failure`].
     Commit,
+    /// Send the replies, throw away all input that has come, and begin TLS as its server; then call
+    /// [`Session::handle_tls`]. A handshake that fails is the session's end.
+    StartTls,
+    /// A challenge is needed: call [`Session::handle_challenge`].
+    Challenge,
+    /// Judge [`Session::take_logon`], then call [`Session::handle_logon`].
+    Authenticate,
     /// Send the replies, then end the session; what was kept of a message is thrown away.
     Close,
 }
@@ -61,8 +75,9 @@ pub enum Step<'b> {
 /// A question for the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Query<'b> {
-    /// End of MAIL: may this client submit one more message now? A yes counts (E4).
-    Sender,
+    /// End of MAIL: may this client use this sender (C10), and submit one more message now? A yes
+    /// counts (E4).
+    Sender(Path<'b>),
     /// RCPT: is this recipient accepted here (C19)?
     Recipient(Mailbox<'b>),
 }
@@ -81,6 +96,14 @@ pub enum Verdict {
 enum State {
     /// No transaction.
     Idle,
+    /// The reply to STARTTLS was given; TLS comes next.
+    Handshake,
+    /// The client's next line belongs to AUTH.
+    Auth(Box<Exchange>),
+    /// NTLM's first message was read, and awaits a challenge.
+    ChallengePending(Zeroizing<Vec<u8>>),
+    /// A proof awaits its verdict.
+    LogonPending,
     /// MAIL was accepted.
     Mail(Envelope),
     /// And a recipient.
@@ -110,6 +133,8 @@ enum Input {
     Overlong(Discard),
     /// A chunk, which is never read as commands (RFC 3030).
     Chunk(Chunk),
+    /// What follows XEXCH50: so many octets more, which nobody needs.
+    ExchangeData(u64),
 }
 
 /// The chunk that is being read.
@@ -142,6 +167,17 @@ pub struct Session {
     replies: Vec<u8>,
     refusals: Vec<Reply>,
     protocol_errors: u32,
+    logon_failures: u32,
+    /// The TLS that the session is under.
+    tls: Option<TlsParameters>,
+    /// Those by which users can be verified.
+    mechanisms: Mechanisms,
+    /// Who the client has proved to be.
+    user: Option<Box<str>>,
+    /// What the driver is to judge.
+    logon: Option<Box<Logon>>,
+    /// XEXCH50 was accepted in this transaction (C14).
+    has_exchange_data: bool,
     /// The last MAIL was refused: a 503 that only follows from it is no error of its own (E7).
     mail_refused: bool,
     /// The same for the recipients of this transaction.
@@ -174,6 +210,12 @@ impl Session {
             replies: Vec::with_capacity(REPLIES_FIRST_OCTETS),
             refusals: Vec::new(),
             protocol_errors: 0,
+            logon_failures: 0,
+            tls: None,
+            mechanisms: Mechanisms::default(),
+            user: None,
+            logon: None,
+            has_exchange_data: false,
             mail_refused: false,
             recipients_refused: false,
             resources_short: false,
@@ -248,7 +290,7 @@ impl Session {
 
     /// Whether message content is being read: the driver may then read in large pieces.
     pub fn in_data(&self) -> bool {
-        matches!(self.state, State::Data(..)) || matches!(self.input, Input::Chunk(_))
+        matches!(self.state, State::Data(..)) || matches!(self.input, Input::Chunk(_) | Input::ExchangeData(_))
     }
 
     /// Where in the dialogue the next command stands.
@@ -266,7 +308,7 @@ impl Session {
 
     /// Whether a transaction is open, which a drain lets finish.
     pub fn in_transaction(&self) -> bool {
-        !matches!(self.state, State::Idle | State::Closed)
+        !matches!(self.state, State::Idle | State::Handshake | State::Auth(_) | State::Closed)
     }
 
     /// Whether the last reply is in the buffer.
@@ -309,8 +351,17 @@ impl Session {
                 return (at, Step::Flush);
             }
             let (consumed, step) = match self.input {
+                //= RFC 3207 section 4.2: what is pipelined behind STARTTLS is thrown away.
+                _ if matches!(self.state, State::Handshake) => return (input.len(), Step::StartTls),
+                _ if matches!(self.state, State::ChallengePending(_)) => return (at, Step::Challenge),
+                _ if self.logon.is_some() => return (at, Step::Authenticate),
                 _ if self.owes_reply() => return (at, Step::NeedMore),
                 Input::Chunk(chunk) if chunk.remaining == 0 => (0, self.end_of_chunk(chunk)),
+                Input::ExchangeData(0) => {
+                    self.input = Input::Lines;
+                    self.reply(Reply::Xexch50Ok);
+                    (0, None)
+                }
                 _ if rest.is_empty() => return (at, Step::NeedMore),
                 _ => self.step_once(rest),
             };
@@ -335,9 +386,13 @@ impl Session {
                 let (consumed, ended) = discard.step(input);
                 if ended {
                     self.input = Input::Lines;
-                    self.begin_command(Verb::Unknown);
-                    self.reply(Reply::LineTooLong);
+                    self.refuse_line(Reply::LineTooLong, Reply::ResponseTooLong);
                 }
+                (consumed, None)
+            }
+            Input::ExchangeData(remaining) => {
+                let consumed = usize::try_from(*remaining).unwrap_or(usize::MAX).min(input.len());
+                *remaining -= consumed as u64;
                 (consumed, None)
             }
             Input::Chunk(chunk) => {
@@ -346,110 +401,39 @@ impl Session {
                 let refused = chunk.refusal.is_some();
                 (consumed, self.handle_chunk_piece(&input[..consumed], refused))
             }
-            Input::Lines => match line::scan(input) {
-                Line::Whole { text, consumed } => (consumed, self.handle_command(command::parse(text))),
-                Line::Spoiled { consumed } => {
-                    self.begin_command(Verb::Unknown);
-                    self.reply(Reply::SyntaxError);
-                    (consumed, None)
-                }
-                Line::TooLong => {
-                    self.input = Input::Overlong(Discard::default());
-                    (0, None)
-                }
-                Line::Partial => (0, Some(Step::NeedMore)),
-            },
+            Input::Lines => self.handle_line(input),
         }
     }
 
-    /// A piece of DATA.
-    fn handle_piece<'b>(&mut self, piece: Piece<'b>) -> Option<Step<'b>> {
-        let State::Data(_, content) = &mut self.state else { return None };
-        match piece {
-            Piece::NeedMore => Some(Step::NeedMore),
-            Piece::Content(octets) => {
-                let size = content.decoder.octets();
-                let keep = content.add(octets, size, &self.profile);
-                self.keep(keep, octets)
+    /// A line: a command, or a part of AUTH's exchange.
+    fn handle_line<'b>(&mut self, input: &'b [u8]) -> (usize, Option<Step<'b>>) {
+        let in_exchange = matches!(self.state, State::Auth(_));
+        let max = if in_exchange { SASL_LINE_MAX_OCTETS } else { COMMAND_LINE_MAX_OCTETS };
+        match line::scan(input, max) {
+            Line::Whole { text, consumed } if in_exchange => {
+                self.handle_response_line(text);
+                (consumed, None)
             }
-            Piece::End => self.end_of_message(),
-        }
-    }
-
-    /// A piece of a chunk.
-    fn handle_chunk_piece<'b>(&mut self, octets: &'b [u8], refused: bool) -> Option<Step<'b>> {
-        let State::Chunks(_, content) = &mut self.state else { return None };
-        if refused {
-            return None;
-        }
-        let size = content.octets().saturating_add(octets.len() as u64);
-        let keep = content.add(octets, size, &self.profile);
-        self.keep(keep, octets)
-    }
-
-    fn keep<'b>(&mut self, keep: Keep, octets: &'b [u8]) -> Option<Step<'b>> {
-        self.abandon |= keep == Keep::NoMore;
-        (keep == Keep::Yes && !octets.is_empty()).then_some(Step::Body(octets))
-    }
-
-    /// The reply to a chunk.
-    ///
-    //= RFC 3030 section 2: each BDAT has one reply, after its octets.
-    fn end_of_chunk<'b>(&mut self, chunk: Chunk) -> Option<Step<'b>> {
-        self.input = Input::Lines;
-        let refusal = chunk.refusal.or_else(|| match &self.state {
-            State::Chunks(_, content) if !chunk.is_last => content.refusal(&self.profile),
-            _ => None,
-        });
-        match refusal {
-            None if chunk.is_last => self.end_of_message(),
-            None => {
-                reply::chunk_received(&mut self.replies, chunk.octets);
-                None
+            Line::Whole { text, consumed } => (consumed, self.handle_command(command::parse(text))),
+            Line::Spoiled { consumed } => {
+                self.refuse_line(Reply::SyntaxError, Reply::CannotDecode);
+                (consumed, None)
             }
-            Some(refusal) => {
-                // Where CHUNKING is switched off, it leaves no trace.
-                if self.profile.extensions.chunking {
-                    self.fail_chunk(chunk.is_last);
-                }
-                self.reply(refusal);
-                None
+            Line::TooLong => {
+                self.input = Input::Overlong(Discard::default());
+                (0, None)
             }
+            Line::Partial => (0, Some(Step::NeedMore)),
         }
     }
 
-    /// A refused chunk fails the transaction, if one is open: until it is given up, or the client
-    /// has sent the last chunk of the message.
-    fn fail_chunk(&mut self, is_last: bool) {
-        self.state = match self.take_state() {
-            State::Mail(envelope)
-            | State::Recipients(envelope)
-            | State::Chunks(envelope, _)
-            | State::ChunkFailed(envelope) => {
-                self.abandon = true;
-                State::ChunkFailed(envelope)
-            }
-            state => state,
-        };
-        if is_last && matches!(self.state, State::ChunkFailed(_)) {
-            self.end_transaction();
+    /// Refuses what is no line: of a command, or of AUTH's exchange, which ends by it.
+    fn refuse_line(&mut self, command: Reply, response: Reply) {
+        if matches!(self.state, State::Auth(_)) {
+            return self.refuse_response(response);
         }
-    }
-
-    /// The message is complete, by its final dot or its last chunk: the order of CONFORMANCE C.
-    fn end_of_message<'b>(&mut self) -> Option<Step<'b>> {
-        let (State::Data(_, content) | State::Chunks(_, content)) = &mut self.state else { return None };
-        if let Some(refusal) = content.refusal_at_end(&self.profile) {
-            self.begin_command(Verb::Data);
-            self.abandon = true;
-            self.end_transaction();
-            self.reply(refusal);
-            return None;
-        }
-        if let State::Data(envelope, _) | State::Chunks(envelope, _) = self.take_state() {
-            self.state = State::Committing(envelope);
-        }
-        Some(Step::Commit)
+        self.begin_command(Verb::Unknown);
+        self.reply(command);
     }
 
     /// The answer to [`Step::Decide`].
@@ -570,7 +554,14 @@ impl Session {
     }
 
     fn owes_reply(&self) -> bool {
-        matches!(self.state, State::SenderPending(_) | State::RecipientPending { .. } | State::Committing(_))
+        matches!(
+            self.state,
+            State::SenderPending(_)
+                | State::RecipientPending { .. }
+                | State::Committing(_)
+                | State::ChallengePending(_)
+                | State::LogonPending
+        )
     }
 
     /// Takes the state out, to be put back or replaced.
@@ -592,10 +583,11 @@ impl Session {
                 self.spare = envelope;
                 self.abandon = true;
             }
-            State::Idle => {}
+            State::Idle | State::Handshake | State::Auth(_) | State::ChallengePending(_) | State::LogonPending => {}
             State::Closed => self.state = State::Closed,
         }
         self.spare.clear();
+        self.has_exchange_data = false;
     }
 
     /// A command was read, whose refusal may be held back.
@@ -606,8 +598,10 @@ impl Session {
     }
 
     /// Holds back what is said from now on, until the interval after the command was read.
+    ///
+    //= [MS-OXSMTP] 3.2.7 Tarpit: who has authenticated is not kept waiting.
     fn hold(&mut self) {
-        if !self.tarpits || self.profile.tarpit.is_none() {
+        if !self.tarpits || self.profile.tarpit.is_none() || self.user.is_some() {
             return;
         }
         if !self.is_held() {
@@ -618,14 +612,20 @@ impl Session {
     }
 
     /// Says `reply`, counts it, and ends the session where the table says so.
-    fn reply(&mut self, mut reply: Reply) {
-        if reply.row().weight == Weight::ProtocolError {
-            self.protocol_errors = self.protocol_errors.saturating_add(1);
-            //= [MS-OXSMTP] 3.2.7 ProtocolViolationCount: sent instead of the command's own reply.
-            if self.profile.protocol_errors_max.is_some_and(|max| self.protocol_errors > max) {
-                reply = Reply::TooManyErrors;
-            }
-        }
+    fn reply(&mut self, reply: Reply) {
+        let (count, max) = match reply.row().weight {
+            Weight::None => return self.say(reply),
+            Weight::ProtocolError => (&mut self.protocol_errors, self.profile.protocol_errors_max),
+            Weight::LogonFailure => (&mut self.logon_failures, self.profile.logon_failures_max),
+        };
+        *count = count.saturating_add(1);
+        //= [MS-OXSMTP] 3.2.7 ProtocolViolationCount: sent instead of the command's own reply.
+        let is_too_many = max.is_some_and(|max| *count > max);
+        self.say(if is_too_many { Reply::TooManyErrors } else { reply });
+    }
+
+    /// Says `reply`, whatever it counts for, and ends the session where the table says so.
+    fn say(&mut self, reply: Reply) {
         if reply.row().reason.is_some() {
             self.refusals.push(reply);
         }

@@ -57,10 +57,16 @@ pub struct Profile {
     pub revision: Revision,
     /// What is offered.
     pub extensions: Extensions,
-    /// Whether clients must authenticate (C9).
-    pub requires_auth: bool,
+    /// Whether clients may use STARTTLS: there is a certificate (B3).
+    pub offers_tls: bool,
     /// Whether clients must use TLS (C3).
     pub requires_tls: bool,
+    /// Whether clients may authenticate, if there are users.
+    pub offers_auth: bool,
+    /// Whether clients must authenticate (C9).
+    pub requires_auth: bool,
+    /// Whether passwords may be sent without TLS (F6).
+    pub plaintext_auth: bool,
     /// Largest message in octets (E6).
     pub message_size_max: Option<u64>,
     /// Largest header in octets (E5).
@@ -73,6 +79,8 @@ pub struct Profile {
     pub recipients_max: Option<u32>,
     /// Most protocol errors of a session (E7).
     pub protocol_errors_max: Option<u32>,
+    /// Most failed logons of a session (E7).
+    pub logon_failures_max: Option<u32>,
     /// How late refusals are given (E17); `None`: at once.
     pub tarpit: Option<Duration>,
     /// How long a session may last (D1).

@@ -31,7 +31,7 @@ fn say(session: &mut Session, now: Instant, input: &str, verdict: Verdict) -> St
         rest = &rest[consumed..];
         match step {
             Step::Decide(_) => session.handle_verdict(now, verdict),
-            Step::Flush => panic!("too many replies for one call"),
+            Step::Flush | Step::StartTls | Step::Challenge | Step::Authenticate => panic!("{step:?}"),
             Step::Body(_) | Step::Abandon => {}
             Step::NeedMore | Step::Commit | Step::Close => break,
         }

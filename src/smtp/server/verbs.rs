@@ -1,13 +1,14 @@
 //! What each verb does, in the order of checks that CONFORMANCE states: [MS-OXSMTP] 4.0 3.2.5.
 
 use super::content::Content;
-use super::{Chunk, Extensions, Hello, Input, Query, Session, State, Step, legality};
+use super::{Chunk, Extensions, Hello, Input, Query, Role, Session, State, Step, legality};
 use crate::limits::HELLO_MAX_OCTETS;
 use crate::smtp::address::{Mailbox, Path};
 use crate::smtp::command::{self, Command, Number, PathError, Verb};
 use crate::smtp::dsn::{self, Notify, Ret};
 use crate::smtp::envelope::{BodyType, Envelope, RecipientParameters, SenderParameters};
 use crate::smtp::reply::Reply;
+use crate::smtp::sasl::Mechanisms;
 use std::io::Write as _;
 
 /// The parameters of MAIL.
@@ -34,6 +35,15 @@ impl Session {
                 self.reply(Reply::InvalidArguments);
                 return None;
             }
+            // What is not offered is not out of place either.
+            Verb::StartTls if illegal != Some(Reply::HelloFirst) => {
+                self.starttls(arguments, illegal);
+                return None;
+            }
+            Verb::Auth if illegal != Some(Reply::HelloFirst) => {
+                self.auth(arguments, illegal);
+                return None;
+            }
             _ => {}
         }
         match (illegal, verb) {
@@ -54,8 +64,10 @@ impl Session {
             (None, Verb::Rset | Verb::Quit | Verb::Vrfy) => self.reply(Reply::InvalidArguments),
             (None, Verb::Noop) => self.reply(Reply::Ok),
             (None, Verb::Help) => self.reply(Reply::Help),
-            (None, Verb::Expn | Verb::Auth | Verb::StartTls | Verb::Bdat) => self.reply(Reply::NotImplemented),
-            (None, Verb::Xexch50) => self.reply(Reply::AuthenticateFirst),
+            (None, Verb::Expn) => self.reply(Reply::NotImplemented),
+            (None, Verb::Xexch50) => self.xexch50(arguments),
+            // They were seen to above.
+            (None, Verb::Auth | Verb::StartTls | Verb::Bdat) => {}
             (None, Verb::Unknown) => self.reply(Reply::UnrecognizedCommand),
         }
         None
@@ -72,7 +84,7 @@ impl Session {
     }
 
     /// Back to no transaction, by RSET, EHLO or HELO (RFC 5321 section 4.1.4).
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.end_transaction();
         self.mail_refused = false;
         self.recipients_refused = false;
@@ -105,6 +117,17 @@ impl Session {
         // RFC 1870 section 4: 0 says that no limit is in force.
         let size = self.profile.message_size_max.unwrap_or(0);
         let _ = write!(self.replies, "250-SIZE {size}\r\n");
+        if self.profile.offers_tls && self.tls.is_none() {
+            self.replies.extend_from_slice(b"250-STARTTLS\r\n");
+        }
+        let mechanisms = self.usable_mechanisms();
+        if mechanisms != Mechanisms::default() {
+            self.replies.extend_from_slice(b"250-AUTH");
+            for mechanism in mechanisms.iter() {
+                let _ = write!(self.replies, " {}", mechanism.name());
+            }
+            self.replies.extend_from_slice(b"\r\n");
+        }
         let offers = [
             (pipelining, "PIPELINING"),
             (true, "DSN"),
@@ -128,7 +151,7 @@ impl Session {
                 };
                 envelope.begin(mailbox, self.profile.default_domain.as_deref(), parameters);
                 self.state = State::SenderPending(envelope);
-                Some(Step::Decide(Query::Sender))
+                Some(Step::Decide(Query::Sender(path)))
             }
             Err(reply) => {
                 self.refuse_mail(reply);
@@ -139,10 +162,10 @@ impl Session {
 
     //= [MS-OXSMTP] 4.0 3.2.5 MAIL: C3, C9, C5, C8, C7, C6, E6, C11, in this order.
     fn check_mail<'b>(&self, arguments: &'b [u8]) -> Result<(Path<'b>, SenderParameters<'b>), Reply> {
-        if self.profile.requires_tls {
+        if self.profile.requires_tls && self.tls.is_none() {
             return Err(Reply::MustStartTls);
         }
-        if self.profile.requires_auth {
+        if self.profile.requires_auth && self.user.is_none() {
             return Err(Reply::NotAuthenticated);
         }
         let (path, rest) = command::path_argument(arguments, b"FROM:").map_err(|error| match error {
@@ -196,8 +219,11 @@ impl Session {
         }
     }
 
-    //= [MS-OXSMTP] 4.0 3.2.5 RCPT: C15, C18, C16, C7, C11, in this order.
+    //= [MS-OXSMTP] 4.0 3.2.5 RCPT: C14, C15, C18, C16, C7, C11, in this order.
     fn check_rcpt<'b>(&self, arguments: &'b [u8]) -> Result<(Mailbox<'b>, RecipientParameters<'b>), Reply> {
+        if self.has_exchange_data {
+            return Err(Reply::BadSequence);
+        }
         let (path, rest) = command::path_argument(arguments, b"TO:").map_err(|error| match error {
             PathError::Keyword => Reply::UnrecognizedParameter,
             PathError::Address => Reply::InvalidRecipient,
@@ -233,6 +259,39 @@ impl Session {
             state => state,
         };
         self.reply(Reply::StartMail);
+    }
+
+    /// Takes and throws away what servers of one organisation tell each other ([MS-XEXCH50]). Its
+    /// refusals are no protocol errors (E7).
+    ///
+    //= [MS-OXSMTP] 4.0 3.2.5 RCPT: XEXCH50
+    fn xexch50(&mut self, arguments: &[u8]) {
+        match self.check_xexch50(arguments) {
+            Ok(octets) => {
+                self.has_exchange_data = true;
+                self.input = Input::ExchangeData(octets);
+                self.reply(Reply::SendBinaryData);
+            }
+            Err(refusal) => self.say(refusal),
+        }
+    }
+
+    /// How many octets follow.
+    fn check_xexch50(&self, arguments: &[u8]) -> Result<u64, Reply> {
+        if self.user.is_none() {
+            return Err(Reply::AuthenticateFirst);
+        }
+        if self.profile.role != Role::Relay {
+            return Err(Reply::NotImplemented);
+        }
+        // Its place in a transaction is that of DATA.
+        if let Some(refusal) = self.sequence_error(Verb::Data) {
+            return Err(refusal);
+        }
+        match command::exchange_data(arguments).ok_or(Reply::InvalidArguments)? {
+            Number::Value(octets) if self.profile.message_size_max.is_none_or(|max| octets <= max) => Ok(octets),
+            Number::Value(_) | Number::Overflow => Err(Reply::SizeTooLarge),
+        }
     }
 
     /// Begins a chunk; what is said of it comes when its octets are consumed (G4).

@@ -103,7 +103,7 @@ pub fn policy(settings: &Settings, started: Instant) -> Policy {
     let rates = RateTable::new(slots);
     let slot = SourceHasher::with_seeds(slots, 64, [1, 2, 3, 4]).slot(settings.client);
     Box::new(move |now, query| match query {
-        Query::Sender => {
+        Query::Sender(_) => {
             let now_ms = now.duration_since(started).as_millis() as u64;
             if rates.try_count(slot, now_ms, settings.message_rate_per_minute) {
                 Verdict::Accept
@@ -406,6 +406,7 @@ impl Driver {
                     break Turn::Flush;
                 }
                 Step::Close => break Turn::Close,
+                Step::StartTls | Step::Challenge | Step::Authenticate => panic!("{step:?} was not offered"),
                 Step::Abandon => self.abandon(),
                 Step::Decide(query) => {
                     let verdict = (self.policy)(self.now, &query);

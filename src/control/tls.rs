@@ -1,0 +1,128 @@
+//! TLS as a server: certificates and keys from their files to one configuration for all shards.
+//!
+//! One configuration serves all shards, and the keys of its tickets outlive a reload, so that a
+//! session begun anywhere is resumed anywhere (RFC 8446 section 2.2, RFC 5077). On failure: a file that
+//! cannot be used is an error that names it and the remedy; what was loaded before stays.
+
+use crate::config::CertificateFiles;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, ServerConfig};
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use webpki::EndEntityCert;
+
+/// The only protocol that is spoken here, for clients that name theirs (RFC 7301): one that was
+/// lured here by another protocol's attacker is refused.
+const ALPN: &[u8] = b"smtp";
+
+/// What TLS configurations are made of.
+pub struct TlsLoader {
+    files: Vec<CertificateFiles>,
+    provider: Arc<CryptoProvider>,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl TlsLoader {
+    /// A loader of these files.
+    pub fn new(files: Vec<CertificateFiles>) -> Result<Self, String> {
+        let tickets = aws_lc_rs::Ticketer::new().map_err(|error| format!("keys of TLS tickets: {error}"))?;
+        Ok(TlsLoader { files, provider: Arc::new(aws_lc_rs::default_provider()), tickets })
+    }
+
+    /// All files that a configuration is made of.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]).collect()
+    }
+
+    /// Reads the files.
+    pub fn load(&self) -> Result<Arc<ServerConfig>, String> {
+        let mut certificates = Certificates::default();
+        for files in &self.files {
+            certificates.add(Arc::new(self.certified_key(files)?), &files.certificate)?;
+        }
+        let builder = ServerConfig::builder_with_provider(self.provider.clone());
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+        let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ignore_client_order = true;
+        config.ticketer = self.tickets.clone();
+        Ok(Arc::new(config))
+    }
+
+    fn certified_key(&self, CertificateFiles { certificate, key }: &CertificateFiles) -> Result<CertifiedKey, String> {
+        let (certificate_path, key_path) = (certificate.display(), key.display());
+        let text = fs::read(certificate).map_err(|error| format!("--tls-cert {certificate_path}: {error}"))?;
+        let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let chain = chain.map_err(|error| format!("--tls-cert {certificate_path}: {error}"))?;
+        if chain.is_empty() {
+            return Err(format!(
+                "--tls-cert {certificate_path}: no certificate in it; write it in PEM (BEGIN CERTIFICATE)"
+            ));
+        }
+        let text = zeroize::Zeroizing::new(fs::read(key).map_err(|error| format!("--tls-key {key_path}: {error}"))?);
+        let no_key = |_| {
+            format!(
+                "--tls-key {key_path}: no private key in it that can be read; write it in PEM without a passphrase (BEGIN PRIVATE KEY)"
+            )
+        };
+        let key = PrivateKeyDer::from_pem_slice(&text).map_err(no_key)?;
+        CertifiedKey::from_der(chain, key, &self.provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                format!("--tls-key {key_path} is not the key of the certificate in {certificate_path}")
+            }
+            error => format!("{certificate_path} and {key_path}: {error}"),
+        })
+    }
+}
+
+impl fmt::Debug for TlsLoader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsLoader").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Certificates by the names they are for. Several may be for one name: with keys of several kinds.
+#[derive(Debug, Default)]
+struct Certificates {
+    /// In the order of the options; the first serves whom no other fits.
+    all: Vec<Arc<CertifiedKey>>,
+    /// By name in lower case; `*.` stands for any one label (RFC 6125 section 6.4.3).
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+}
+
+impl Certificates {
+    fn add(&mut self, key: Arc<CertifiedKey>, path: &Path) -> Result<(), String> {
+        let failed = |error: &dyn fmt::Display| format!("--tls-cert {}: {error}", path.display());
+        let certificate = key.end_entity_cert().map_err(|error| failed(&error))?;
+        let certificate = EndEntityCert::try_from(certificate).map_err(|error| failed(&error))?;
+        for name in certificate.valid_dns_names() {
+            self.by_name.entry(name.to_ascii_lowercase()).or_default().push(key.clone());
+        }
+        self.all.push(key);
+        Ok(())
+    }
+
+    fn for_name(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
+        let name = name.to_ascii_lowercase();
+        let keys = self.by_name.get(&name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(&format!("*.{parent}"))
+        });
+        keys.map(Vec::as_slice)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = hello.server_name().and_then(|name| self.for_name(name)).unwrap_or(&self.all);
+        let schemes = hello.signature_schemes();
+        keys.iter().find(|key| key.key.choose_scheme(schemes).is_some()).or(keys.first()).cloned()
+    }
+}
