@@ -9,7 +9,8 @@ use gatepost::control::logons;
 use gatepost::control::preflight::{self, ExitCode, Failure};
 use gatepost::control::resources::Resources;
 use gatepost::control::supervisor::{self, Supervisor};
-use gatepost::control::tls::TlsLoader;
+use gatepost::control::tls;
+use gatepost::control::users_file;
 use gatepost::control::watchdog::{Ward, Watchdog};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
@@ -48,6 +49,7 @@ fn main() -> process::ExitCode {
         Command::Block(command) => cmd::block::run(command, &mut BufWriter::new(io::stdout().lock())),
         #[cfg(feature = "fault-injection")]
         Command::Fault(command) => cmd::fault::run(command, &mut BufWriter::new(io::stdout().lock())),
+        Command::User(command) => cmd::user::run(command, &mut BufWriter::new(io::stdout().lock())),
         Command::Queue(command) => cmd::queue::run(command, &mut BufWriter::new(io::stdout().lock())),
     };
     match result {
@@ -73,6 +75,15 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     for warning in config.warnings() {
         stderr::say(format_args!("{warning}"));
     }
+    let shared = Arc::new(Shared::new(&config.limits, &config.delivery.next_hops));
+    let mut loaded = Vec::new();
+    if let Some(path) = &config.users {
+        loaded.push(users_file::load_and_watch(path, &shared)?);
+    }
+    if !config.certificates.is_empty() {
+        loaded.push(tls::load_and_watch(&config.certificates, &shared)?);
+    }
+    let (watched, loaded): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
     preflight::check_io_uring()?;
     preflight::check_locked_memory(shards)?;
     preflight::check_descriptors(&config, shards)?;
@@ -92,13 +103,6 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
-    let shared = Arc::new(Shared::new(&config.limits, &config.delivery.next_hops));
-    load_certificates(&config, &shared)?;
-    if let Some(path) = &config.users {
-        let text = std::fs::read_to_string(path).map_err(|error| os_failure(&error))?;
-        let users = gatepost::users::Users::parse(&text);
-        shared.set_users(users.map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?);
-    }
     let logons = logons::start().map_err(|error| os_failure(&error))?;
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
@@ -113,6 +117,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         admin_listener,
         resources: Resources::new(&config.watermarks, spool.path(), shared.clone())?,
         recorder,
+        watched,
         drain_timeout: config.drain_timeout,
         next_hops: config.delivery.next_hops.clone(),
     })?;
@@ -147,6 +152,9 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         // Nobody may be listening to what it says.
         let admin_path = admin_socket.as_ref().map(AdminSocket::path);
         let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
+        for line in loaded {
+            let _ = writeln!(io::stdout(), "{line}");
+        }
         if left_over > 0 {
             let _ = writeln!(
                 io::stdout(),
@@ -155,16 +163,6 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         }
     })?;
     let _ = writeln!(io::stdout(), "drained");
-    Ok(())
-}
-
-fn load_certificates(config: &Config, shared: &Shared) -> Result<(), Failure> {
-    if config.certificates.is_empty() {
-        return Ok(());
-    }
-    let failed = |error| Failure::new(ExitCode::Config, error);
-    let loader = TlsLoader::new(config.certificates.clone()).map_err(failed)?;
-    shared.set_tls(loader.load().map_err(failed)?);
     Ok(())
 }
 

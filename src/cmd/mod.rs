@@ -1,13 +1,15 @@
 //! The subcommands that are not the gateway itself.
 //!
-//! May use `queue`, of `shard` only the spool's directories, of `control` the exit codes and what is
-//! said on the admin socket. Errors are for the operator: one line with cause and remedy.
+//! May use `queue`, `users`, of `shard` only the spool's directories, of `control` the exit codes, what
+//! is said on the admin socket, and the users file. Errors are for the operator: one line with cause and remedy.
 
 pub mod block;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
 mod gateway;
+mod password;
 pub mod queue;
+pub mod user;
 
 use crate::control::preflight::{ExitCode, Failure};
 use std::io;

@@ -130,6 +130,8 @@ pub struct Config {
     pub watermarks: Watermarks,
     /// Where accepted mail goes, and when.
     pub delivery: DeliveryConfig,
+    /// The users file.
+    pub users: Option<PathBuf>,
     /// The spool directory.
     pub spool: PathBuf,
     /// How long transactions may go on after SIGTERM.
@@ -138,8 +140,6 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Where the admin socket is made.
     pub admin_socket: Option<PathBuf>,
-    /// The file of users who may authenticate.
-    pub users: Option<PathBuf>,
     /// Certificates and their keys, the default one first.
     pub certificates: Vec<CertificateFiles>,
 }

@@ -3,6 +3,7 @@
 use super::units;
 use crate::limits;
 use crate::policy::parse_range;
+use crate::users::{BindingPattern, SenderPattern, UserName};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -38,6 +39,66 @@ pub enum Command {
     /// The list is kept in memory: a restart forgets it. --block and --block-file of serve are for good.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// Say who may log in: the users file of serve --users. A running gateway loads it again by itself.
+    #[command(subcommand)]
+    User(UserCommand),
+}
+
+/// `gatepost user ...`
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Add a user, or give one a new password and new settings.
+    ///
+    /// The password is the first line of standard input; on a terminal it is asked for.
+    Add {
+        /// Which file; made where there is none.
+        #[command(flatten)]
+        users: UsersOption,
+        /// Whom.
+        #[command(flatten)]
+        user: NewUser,
+    },
+    /// List the users: name, mechanisms, senders, bindings.
+    List {
+        /// Which file.
+        #[command(flatten)]
+        users: UsersOption,
+        /// One JSON object a line: name, mechanisms, senders, bindings.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a user. Sessions that have logged in go on.
+    Remove {
+        /// Which file.
+        #[command(flatten)]
+        users: UsersOption,
+        /// The user's name; case does not count.
+        name: UserName,
+    },
+}
+
+/// Which users file.
+#[derive(Debug, Args)]
+pub struct UsersOption {
+    /// The users file; its owner's alone (mode 0600).
+    #[arg(long, value_name = "FILE")]
+    pub users: PathBuf,
+}
+
+/// A user to be added.
+#[derive(Debug, Args)]
+pub struct NewUser {
+    /// Let the user log in by NTLM too. The file then holds what is as good as the password to who can read it.
+    #[arg(long)]
+    pub ntlm: bool,
+    /// A sender the user may give: a mailbox, a domain, `.example.org` for its subdomains, or `<>`; repeatable. [default: any]
+    #[arg(long, value_name = "PATTERN")]
+    pub sender: Vec<SenderPattern>,
+    /// A binding the user may log in on; repeatable. [default: all]
+    #[arg(long, value_name = "PORT|ADDR:PORT")]
+    pub binding: Vec<BindingPattern>,
+    /// The user's name; case does not count.
+    pub name: UserName,
 }
 
 /// `gatepost block ...`
@@ -183,6 +244,9 @@ pub struct ServeOptions {
     /// Completes addresses without a domain; without it they are refused.
     #[arg(long, value_name = "DOMAIN")]
     pub default_domain: Option<String>,
+    /// The file of who may log in, its owner's alone (mode 0600); `gatepost user` writes it. Loaded again when it changes, and on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
     /// Addresses whose clients are refused on gateway bindings; repeatable.
     #[arg(long, value_name = "CIDR")]
     pub block: Vec<String>,
@@ -255,9 +319,6 @@ pub struct ServeOptions {
     /// The private key of the certificate at the same place, in PEM.
     #[arg(long, value_name = "FILE")]
     pub tls_key: Vec<PathBuf>,
-    /// The file of users who may authenticate, made with `gatepost user`. Read again when it changes, and at SIGHUP.
-    #[arg(long, value_name = "FILE")]
-    pub users: Option<PathBuf>,
     /// The revision of [MS-OXSMTP] that decides where they differ: 4.0 or 13.0.
     #[arg(long, value_name = "4.0|13.0", default_value = "13.0")]
     pub oxsmtp_revision: String,

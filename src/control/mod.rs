@@ -1,5 +1,5 @@
 //! The control thread: signals, the metrics endpoint, the admin socket, next hops' names,
-//! watermarks; the watchdog; who waits for the shards; and what happens before any thread runs.
+//! watermarks, files that change; the watchdog; the users file; who waits for the shards; and what happens before any thread runs.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
 //! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection
@@ -14,7 +14,9 @@ mod resolver;
 pub mod resources;
 pub mod supervisor;
 pub mod tls;
+pub mod users_file;
 pub mod watchdog;
+pub mod watched;
 
 use crate::config::{Host, NextHopAddress};
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
@@ -29,6 +31,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
+use watched::Watched;
 
 /// What the control thread is started with.
 pub struct Control {
@@ -50,6 +53,8 @@ pub struct Control {
     pub recorder: PrometheusHandle,
     /// The next hops, in the order of their ids.
     pub next_hops: Vec<NextHopAddress>,
+    /// Files that are loaded again when they change.
+    pub watched: Vec<Watched>,
     /// How long transactions may go on after the first signal.
     pub drain_timeout: Duration,
 }
@@ -61,6 +66,7 @@ impl Control {
         runtime.block_on(async move {
             let terminate = signal(SignalKind::terminate())?;
             let interrupt = signal(SignalKind::interrupt())?;
+            let hangup = signal(SignalKind::hangup())?;
             started();
             if let Some(listener) = self.metrics_listener {
                 tokio::spawn(endpoint::serve(listener, self.recorder.clone(), self.shared.clone()));
@@ -74,6 +80,9 @@ impl Control {
                 tokio::spawn(admin::serve(listener, commands.clone()));
             }
             tokio::spawn(sweep(commands));
+            let reload = Arc::new(Notify::new());
+            tokio::spawn(watched::watch(self.watched, reload.clone()));
+            tokio::spawn(pass_on(hangup, reload));
             tokio::spawn(self.resources.watch());
             tokio::spawn(upkeep(self.recorder));
             for (index, next_hop) in self.next_hops.into_iter().enumerate() {
@@ -141,6 +150,13 @@ impl Drain<'_> {
     fn enter(&self, stage: Stage) {
         self.shared.enter(stage);
         self.bells.iter().for_each(|bell| bell.ring());
+    }
+}
+
+/// SIGHUP loads files again, and ends nothing.
+async fn pass_on(mut hangup: Signal, reload: Arc<Notify>) {
+    while hangup.recv().await.is_some() {
+        reload.notify_one();
     }
 }
 

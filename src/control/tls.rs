@@ -4,7 +4,10 @@
 //! session begun anywhere is resumed anywhere (RFC 8446 section 2.2, RFC 5077). On failure: a file that
 //! cannot be used is an error that names it and the remedy; what was loaded before stays.
 
+use super::preflight::{ExitCode, Failure};
+use super::watched::Watched;
 use crate::config::CertificateFiles;
+use crate::shard::Shared;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,7 +17,7 @@ use rustls::{InconsistentKeys, ServerConfig};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use webpki::EndEntityCert;
 
@@ -22,8 +25,23 @@ use webpki::EndEntityCert;
 /// lured here by another protocol's attacker is refused.
 const ALPN: &[u8] = b"smtp";
 
+/// Loads the certificates for handshakes from now on, and when their files change. The line says what
+/// was loaded.
+pub fn load_and_watch(files: &[CertificateFiles], shared: &Arc<Shared>) -> Result<(Watched, String), Failure> {
+    let failed = |error| Failure::new(ExitCode::Config, error);
+    let loader = Arc::new(TlsLoader::new(files.to_vec()).map_err(failed)?);
+    let paths = files.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]).collect();
+    let again = (loader.clone(), shared.clone());
+    // Before they are read for the first time: no change is missed.
+    let watched = Watched::new(paths, move || {
+        let kept = |error| format!("{error}; the certificates that were loaded before stay");
+        again.0.load_into(&again.1).map_err(kept)
+    });
+    Ok((watched, loader.load_into(shared).map_err(failed)?))
+}
+
 /// What TLS configurations are made of.
-pub struct TlsLoader {
+struct TlsLoader {
     files: Vec<CertificateFiles>,
     provider: Arc<CryptoProvider>,
     tickets: Arc<dyn ProducesTickets>,
@@ -31,18 +49,19 @@ pub struct TlsLoader {
 
 impl TlsLoader {
     /// A loader of these files.
-    pub fn new(files: Vec<CertificateFiles>) -> Result<Self, String> {
+    fn new(files: Vec<CertificateFiles>) -> Result<Self, String> {
         let tickets = aws_lc_rs::Ticketer::new().map_err(|error| format!("keys of TLS tickets: {error}"))?;
         Ok(TlsLoader { files, provider: Arc::new(aws_lc_rs::default_provider()), tickets })
     }
 
-    /// All files that a configuration is made of.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]).collect()
+    fn load_into(&self, shared: &Shared) -> Result<String, String> {
+        shared.set_tls(self.load()?);
+        let names: Vec<_> = self.files.iter().map(|files| files.certificate.display().to_string()).collect();
+        Ok(format!("certificates loaded from {}", names.join(", ")))
     }
 
     /// Reads the files.
-    pub fn load(&self) -> Result<Arc<ServerConfig>, String> {
+    fn load(&self) -> Result<Arc<ServerConfig>, String> {
         let mut certificates = Certificates::default();
         for files in &self.files {
             certificates.add(Arc::new(self.certified_key(files)?), &files.certificate)?;

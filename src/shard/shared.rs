@@ -206,8 +206,8 @@ impl Shared {
     }
 
     /// Replaces them.
-    pub fn set_users(&self, users: Users) {
-        self.users.store(Some(Arc::new(users)));
+    pub fn set_users(&self, users: Option<Arc<Users>>) {
+        self.users.store(users);
     }
 
     /// How to speak TLS as a server; `None`: there is no certificate.

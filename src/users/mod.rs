@@ -43,9 +43,9 @@ mod edit_tests;
 mod tests;
 
 pub use edit::{Change, NewEntry, add, remove};
-pub use entry::{EntryFault, User, UserName};
+pub use entry::{EntryFault, NameFault, User, UserName};
 pub use password::{HashFault, hash_password};
-pub use permission::{BindingPattern, SenderPattern};
+pub use permission::{BindingPattern, PatternFault, SenderPattern};
 
 use crate::policy::LineError;
 use password::PasswordHash;
