@@ -5,8 +5,8 @@ use super::{output_failure, password};
 use crate::config::options::{NewUser, UserCommand};
 use crate::control::preflight::{ExitCode, Failure};
 use crate::control::users_file;
+use crate::smtp::sasl::ntlm::nt_hash;
 use crate::users::{self, Change, NewEntry, User, UserName};
-use md4::{Digest, Md4};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -30,7 +30,7 @@ fn add(path: &Path, user: NewUser) -> Result<String, Failure> {
         .map_err(|error| Failure::new(ExitCode::OsError, format!("no random numbers: {error}")))?;
     let entry = NewEntry {
         password: Zeroizing::new(users::hash_password(password.as_bytes(), &salt)),
-        nt_hash: user.ntlm.then(|| nt_hash(&password)),
+        nt_hash: user.ntlm.then(|| Zeroizing::new(*nt_hash(&password))),
         senders: user.sender,
         bindings: user.binding,
         name: user.name,
@@ -57,12 +57,6 @@ fn remove(path: &Path, name: &UserName) -> Result<String, Failure> {
     let path = path.display();
     let message = format!("{name} is not in {path}; gatepost user list --users {path} shows who is");
     Err(Failure::new(ExitCode::NotThere, message))
-}
-
-/// MD4 of the password in UTF-16LE ([MS-NLMP] 3.3.1, NTOWFv1).
-fn nt_hash(password: &str) -> Zeroizing<[u8; 16]> {
-    let octets: Zeroizing<Vec<u8>> = Zeroizing::new(password.encode_utf16().flat_map(u16::to_le_bytes).collect());
-    Zeroizing::new(Md4::digest(&octets).into())
 }
 
 /// A line of `user list --json`.
@@ -113,15 +107,4 @@ fn list(path: &Path, json: bool, out: &mut impl Write) -> Result<(), Failure> {
         out.flush()
     };
     print().map_err(|error| output_failure(&error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_nt_hash() {
-        // [MS-NLMP] 4.2.2.1.2, its example.
-        assert_eq!(u128::from_be_bytes(*nt_hash("Password")), 0xa4f4_9c40_6510_bdca_b682_4ee7_c30f_d852);
-    }
 }

@@ -479,6 +479,7 @@ mod tests {
             "--admin-socket=none",
             "--tarpit=0",
             "--next-hop=a:25",
+            "--users=users.txt",
         ])
         .expect("valid");
         assert_eq!(config.bindings.len(), 2);
@@ -497,6 +498,7 @@ mod tests {
         }
         assert_eq!((config.metrics_listen, config.admin_socket), (None, None));
         assert_eq!(config.limits.user_message_rate_per_minute, 7);
+        assert_eq!(config.users, Some("users.txt".into()));
         assert_eq!(config.delivery.next_hops.len(), 1);
     }
 

@@ -20,4 +20,5 @@ mod sessions;
 mod shutdown;
 mod slow_readers;
 mod spool;
+mod users;
 mod watermarks;
