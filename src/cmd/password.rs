@@ -1,8 +1,8 @@
 //! The password that is typed or piped into a command: the first line of standard input.
 //!
 //! On a terminal it is asked for twice, and not shown; the terminal is left as it was, also after
-//! Ctrl-C, which is read here as a character that ends the line. (SIGTERM ends the process at once, and
-//! leaves the terminal to the shell.)
+//! Ctrl-C, which is read here as a character that ends the line. (SIGTERM ends the process at once,
+//! and leaves the terminal to the shell.)
 
 use crate::control::preflight::{ExitCode, Failure};
 use crate::limits::PASSWORD_MAX_OCTETS;
@@ -44,7 +44,7 @@ pub fn read(name: &str) -> Result<Zeroizing<String>, Failure> {
     Ok(password)
 }
 
-/// The octets up to the end of the line or of the input; one more than a password has, at most two for the line end.
+/// The octets up to the end of the line or of the input; of a longer line, more than a password has.
 fn read_line(input: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let room = PASSWORD_MAX_OCTETS + 2;
     let mut line = Zeroizing::new(Vec::with_capacity(room));

@@ -1,8 +1,9 @@
 //! The users file where it lies: read by `serve` and `gatepost user`, changed by `gatepost user`.
 //!
 //! What it holds is as good as passwords, so a file that is open to others is refused. A change is
-//! made by one process at a time, to a new file of the same owner that takes the old one's place: who reads it
-//! sees the old text or the new one, after a crash too. The lock is on the directory, and leaves nothing behind.
+//! made by one process at a time, to a new file of the same owner that takes the old one's place:
+//! who reads it sees the old text or the new one, after a crash too. The lock is on the directory,
+//! and leaves nothing behind.
 
 use super::preflight::{ExitCode, Failure};
 use super::watched::Watched;
@@ -52,8 +53,8 @@ fn load(path: &Path, shared: &Shared) -> Result<String, Failure> {
 /// What is made of a users file's text: the new text, if it is to change; and what is said of it.
 pub type Edited<T> = Result<(Option<Zeroizing<String>>, T), ParseError>;
 
-/// Changes a users file; nobody else changes one in its directory meanwhile. Where there is none, `change` gets an
-/// empty text if the file may be made, and nothing happens otherwise.
+/// Changes a users file; nobody else changes one in its directory meanwhile. Where there is none,
+/// `change` gets an empty text if the file may be made, and it is a failure otherwise.
 pub fn edit<T>(path: &Path, may_make: bool, change: impl FnOnce(&str) -> Edited<T>) -> Result<T, Failure> {
     let failed = |error: io::Error| failure(path, "change", &error);
     let target = resolve(path)?;

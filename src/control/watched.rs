@@ -1,9 +1,9 @@
 //! Files that are loaded again when they change, or when SIGHUP asks for it.
 //!
 //! Files are looked at every [`FILES_LOOK_MS`]: that works on every file system, and sees a file that
-//! was replaced, or a symbolic link that was turned, as well as one that was written. What cannot be loaded is
-//! told once, and what was loaded before stays, until the files change again: those that belong
-//! together (a certificate and its key) may be written one by one.
+//! was replaced, or a symbolic link that was turned, as well as one that was written. What cannot be
+//! loaded is told once, and what was loaded before stays, until the files change again: those that
+//! belong together (a certificate and its key) may be written one by one.
 
 use crate::limits::FILES_LOOK_MS;
 use crate::stderr;
@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Loads files: the line for the operator that says what was loaded, or why nothing was, and what holds instead.
+/// Loads files: the line for the operator that says what was loaded, or why nothing was and what
+/// holds instead.
 type Reload = Box<dyn FnMut() -> Result<String, String> + Send>;
 
 /// Files that are loaded together.

@@ -63,8 +63,8 @@ pub enum Change {
 /// The text with this entry: in place of the one of its name, or behind all others.
 ///
 /// # Errors
-/// The first line of the text that is no entry; or of the new text, where the entry's `password` is no PHC
-/// string.
+/// The first line of the text that is no entry; or of the new text, where the entry's `password` is
+/// no PHC string.
 pub fn add(text: &str, entry: &NewEntry) -> Result<(Zeroizing<String>, Change), ParseError> {
     Users::parse(text)?;
     let mut line = Zeroizing::new(String::with_capacity(KB));

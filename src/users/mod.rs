@@ -122,7 +122,8 @@ impl Users {
     /// for: never on a shard.
     ///
     /// One hash is computed in any case: for a name that is unknown, or has no password, one with the
-    /// highest cost in the file. What time it takes tells names apart only where entries of a file differ in cost.
+    /// highest cost in the file. The time it takes tells names apart only where the entries of a file
+    /// differ in cost.
     #[must_use]
     pub fn verify_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
         let user = self.find(name);
