@@ -4,6 +4,7 @@
 Files are named by the hash of their content, so running it again changes nothing, and findings that
 were added by hand stay."""
 
+import base64
 import hashlib
 import re
 from pathlib import Path
@@ -127,6 +128,28 @@ def main():
     fields = (FUZZ.parent / "src" / "smtp" / "header_scan.rs").read_bytes()
     for field in re.findall(rb'\(b"(Received[^\n]*?)", b"', fields):
         write("data", bytes([3, 1, 40]) + unescaped(field) + b"\r\nx\r\n.\r\n")
+    exchanges()
+
+
+def exchanges():
+    """Of authentication: the messages of clients in the tests of NTLM, and changes of own ones."""
+    sources = FUZZ.parent / "src" / "smtp" / "sasl"
+    clients = (sources / "ntlm" / "flip_tests.rs").read_bytes()
+    messages = re.findall(rb'(?:negotiate|authenticate): "([^"]+)"', clients)
+    messages = [base64.b64decode(re.sub(rb"\\\s+", b"", message)) for message in messages]
+    for negotiate, authenticate in zip(messages[::2], messages[1::2]):
+        write("ntlm", bytes([0, len(negotiate)]) + negotiate + authenticate)
+        write("sasl", base64.b64encode(negotiate))
+    for settings in (1, 3, 5, 7, 9, 11):
+        for changes in ([], [(0, 0)], [(20, 8)], [(44, 4), (64, 1)], [(90, 1)], [(150, 255), (151, 1)], [(100, 32)]):
+            changes = [place.to_bytes(2, "little") + bytes([value]) for place, value in changes]
+            write("ntlm", bytes([settings]) + b"".join(changes))
+    plain = (b"\0tim\0tanstaaftanstaaf", b"tim\0tim\0x", "\0J\u00fcrgen\0p\u00e4".encode(), b"Ursel\0Kurt\0xipj3plmq", b"\0\0")
+    for message in plain + (b"tim\ntanstaaf", b"Username:", b"\xff\xfe"):
+        write("sasl", message)
+        write("sasl", base64.b64encode(message))
+    for line in (b"Zg==", b"Zh==", b"Zg=", b"Zm9v\r\n", b"=", b"*", b"ntlm", b"PLAIN", b"LOGIN"):
+        write("sasl", line)
 
 
 main()

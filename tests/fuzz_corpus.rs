@@ -142,3 +142,13 @@ fn bdat() {
 fn session() {
     replay("session", fuzz::session::run);
 }
+
+#[test]
+fn ntlm() {
+    replay("ntlm", fuzz::ntlm::run);
+}
+
+#[test]
+fn sasl() {
+    replay("sasl", fuzz::sasl::run);
+}

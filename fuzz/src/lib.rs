@@ -10,7 +10,9 @@ pub mod command;
 pub mod data;
 #[path = "../../tests/transcripts/harness/driver.rs"]
 pub mod driver;
+pub mod ntlm;
 pub mod oracle;
+pub mod sasl;
 pub mod session;
 
 /// The replies in `octets`: a multi-line one is one, its lines joined by a line feed. Panics where
