@@ -30,6 +30,8 @@ pub const PATH_MAX_OCTETS: usize = 256;
 pub const ENVID_MAX_OCTETS: usize = 100;
 /// Longest ORCPT as written, RFC 3461 section 4.2.
 pub const ORCPT_MAX_OCTETS: usize = 500;
+/// Longest AUTH= of MAIL as written, RFC 4954 section 3.
+pub const AUTH_PARAMETER_MAX_OCTETS: usize = 500;
 /// Longest argument of EHLO or HELO.
 pub const HELLO_MAX_OCTETS: usize = 255;
 /// Most digits of a number on the wire: RFC 1870 section 6.1 (SIZE), RFC 3030 (BDAT).

@@ -35,7 +35,7 @@ use crate::smtp::QueueId;
 use crate::smtp::envelope::Envelope;
 
 /// Version of everything in this file; a spool with another one is refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Octets of a segment's header, and of a record's.
 pub const HEADER_OCTETS: usize = 72;
 

@@ -6,6 +6,7 @@
 //! | reverse-path | 1 | without brackets; empty is the null reverse-path |
 //! | RET | 6 | 0 `FULL`, 1 `HDRS`; left out when not given |
 //! | ENVID | 7 | as written; left out when not given |
+//! | AUTH | 10 | as written; left out when not given |
 //! | recipient | 2 | any number of them, each with what applies to it behind it |
 //! | its NOTIFY | 8 | the bits of [`Notify`]; left out when not given |
 //! | its ORCPT | 9 | as written; left out when not given |
@@ -31,6 +32,7 @@ const TAG_RET: u8 = 6;
 const TAG_ENVID: u8 = 7;
 const TAG_NOTIFY: u8 = 8;
 const TAG_ORCPT: u8 = 9;
+const TAG_AUTH: u8 = 10;
 
 /// Octets of a field without its value.
 const FIELD_OCTETS: usize = 5;
@@ -43,6 +45,7 @@ pub struct StoredEnvelope<'a> {
     reverse_path: &'a [u8],
     ret: Option<Ret>,
     envid: Option<&'a [u8]>,
+    auth: Option<&'a [u8]>,
     recipient_count: usize,
     /// The first recipient's field, and all behind it.
     recipients: Fields<'a>,
@@ -60,6 +63,9 @@ pub fn encode_envelope(out: &mut Vec<u8>, message: &NewMessage<'_>) {
     }
     if let Some(envid) = envelope.envid() {
         put(out, TAG_ENVID, envid);
+    }
+    if let Some(auth) = envelope.auth() {
+        put(out, TAG_AUTH, auth);
     }
     for recipient in envelope.recipients() {
         put(out, TAG_RECIPIENT, recipient.path);
@@ -90,7 +96,12 @@ pub fn envelope_octets(message: &NewMessage<'_>) -> usize {
         .sum();
     // RET and the body type, an octet each.
     let fixed = 2 * (FIELD_OCTETS + 1) + FIELD_OCTETS + CLIENT_MAX_OCTETS;
-    fixed + field(Some(envelope.reverse_path())) + field(envelope.envid()) + field(Some(message.hello)) + recipients
+    fixed
+        + field(Some(envelope.reverse_path()))
+        + field(envelope.envid())
+        + field(envelope.auth())
+        + field(Some(message.hello))
+        + recipients
 }
 
 fn body_type_number(body_type: BodyType) -> u8 {
@@ -119,6 +130,7 @@ impl<'a> StoredEnvelope<'a> {
             Some(_) => return None,
         };
         let envid = fields.take(TAG_ENVID);
+        let auth = fields.take(TAG_AUTH);
         let recipients = fields;
         let mut recipient_count = 0;
         while fields.next_is(TAG_RECIPIENT) {
@@ -138,6 +150,7 @@ impl<'a> StoredEnvelope<'a> {
             reverse_path,
             ret,
             envid,
+            auth,
             recipient_count,
             recipients,
             body_type,
@@ -164,6 +177,11 @@ impl<'a> StoredEnvelope<'a> {
     /// `ENVID=`, as written.
     pub fn envid(&self) -> Option<&'a [u8]> {
         self.envid
+    }
+
+    /// `AUTH=`, as written.
+    pub fn auth(&self) -> Option<&'a [u8]> {
+        self.auth
     }
 
     /// The client's address, as text.
@@ -253,6 +271,7 @@ mod tests {
             body_type: BodyType::EightBitMime,
             ret: Some(Ret::Headers),
             envid: Some(b"QQ+2B314159"),
+            auth: Some(b"one+3D@c.d"),
         };
         envelope.begin(mailbox(b"s@a.b").as_ref(), None, sender);
         let asked = [
@@ -275,6 +294,7 @@ mod tests {
             let stored = StoredEnvelope::decode(&octets).expect("an envelope");
             assert_eq!(stored.reverse_path(), envelope.reverse_path());
             assert_eq!((stored.ret(), stored.envid()), (envelope.ret(), envelope.envid()));
+            assert_eq!(stored.auth(), envelope.auth());
             assert_eq!(stored.body_type(), envelope.body_type());
             assert_eq!(stored.recipient_count(), envelope.recipient_count());
             assert!(stored.recipients().eq(envelope.recipients()));
@@ -302,7 +322,8 @@ mod tests {
         wanted.extend_from_slice(b"2001:db8:1111:2222:3333:4444:5555:6666");
         assert_eq!(encoded(&plain()).escape_ascii().to_string(), wanted.escape_ascii().to_string());
         let octets = encoded(&asking());
-        let wanted = b"\x01\x05\0\0\0s@a.b\x06\x01\0\0\0\x01\x07\x0b\0\0\0QQ+2B314159\x02\x07\0\0\0one@c.d\
+        let wanted = b"\x01\x05\0\0\0s@a.b\x06\x01\0\0\0\x01\x07\x0b\0\0\0QQ+2B314159\
+                       \x0a\x0a\0\0\0one+3D@c.d\x02\x07\0\0\0one@c.d\
                        \x02\x07\0\0\0two@c.d\x08\x01\0\0\0\0\
                        \x02\x09\0\0\0three@c.d\x08\x01\0\0\0\x05\x09\x0c\0\0\0rfc822;3@c.d\
                        \x02\x08\0\0\0four@c.d\x09\x06\0\0\0x400;4\x03\x01\0\0\0\x01";

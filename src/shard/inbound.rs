@@ -146,7 +146,7 @@ impl Inbound {
                 // The peer has ended, or reset.
                 None => return,
             }
-            if self.message.as_ref().is_some_and(|message| message.must_spill(&self.context)) {
+            if self.message.as_ref().is_some_and(|message| message.must_spill(&self.context, &self.session)) {
                 Box::pin(self.spill()).await;
             }
         }
@@ -427,7 +427,7 @@ impl Inbound {
     async fn spill(&mut self) {
         self.stream.set_deadline(None);
         let Some(message) = &mut self.message else { return };
-        if let Err(error) = message.spill(&self.context).await {
+        if let Err(error) = message.spill(&self.context, &self.session).await {
             let _ = self.context.storage.report(&error);
             self.message = None;
             self.session.handle_body_failure();

@@ -9,6 +9,7 @@ use crate::limits::{
 };
 use crate::queue::record::{Body, NewMessage};
 use crate::queue::stored::{encode_envelope, envelope_octets};
+use crate::smtp::header::MissingFields;
 use crate::smtp::server::Session;
 use crate::smtp::{Durable, QueueId};
 use std::io;
@@ -33,6 +34,9 @@ pub struct Message {
     id: QueueId,
     arrived: SystemTime,
     buffer: Vec<u8>,
+    /// Where fields are added that the client's header lacks: behind the Received field. `None` once
+    /// that was seen to.
+    fields_at: Option<usize>,
     memory: BodyMemory,
     spill: Option<Spill>,
 }
@@ -42,11 +46,18 @@ impl Message {
     pub fn begin(context: &Context, session: &Session) -> Self {
         let arrived = SystemTime::now();
         let id = context.storage.next_id(arrived);
-        let mut message =
-            Message { id, arrived, buffer: Vec::new(), memory: BodyMemory::new(context.shared.clone()), spill: None };
+        let mut message = Message {
+            id,
+            arrived,
+            buffer: Vec::new(),
+            fields_at: None,
+            memory: BodyMemory::new(context.shared.clone()),
+            spill: None,
+        };
         message.reserve(BODY_FIRST_OCTETS);
         context
             .with_date(arrived, |date| session.trace().write_received(&mut message.buffer, id.text().as_str(), date));
+        message.fields_at = Some(message.buffer.len());
         message
     }
 
@@ -67,15 +78,30 @@ impl Message {
         }
     }
 
+    /// Adds what the header lacks, if that is known and was not done before.
+    fn complete(&mut self, context: &Context, session: &Session) {
+        let Some(missing) = session.missing_fields() else { return };
+        let Some(at) = self.fields_at.take().filter(|_| missing != MissingFields::default()) else { return };
+        let mut fields = Vec::new();
+        let id = self.id.text();
+        context.with_date(self.arrived, |date| missing.write(&mut fields, id.as_str(), &context.hostname, date));
+        self.reserve(fields.len());
+        self.buffer.splice(at..at, fields);
+    }
+
     /// Whether what is in memory must go to the spill file before more is read.
-    pub fn must_spill(&self, context: &Context) -> bool {
-        let pressed =
-            context.shared.body_octets() > BODIES_IN_MEMORY_MAX_OCTETS && self.buffer.len() >= READ_MAX_OCTETS / 2;
-        self.buffer.len() >= BODY_IN_MEMORY_MAX_OCTETS || pressed
+    pub fn must_spill(&self, context: &Context, session: &Session) -> bool {
+        // Not before its header has ended, to which fields may have to be added.
+        let may_spill = self.buffer.len() >= READ_MAX_OCTETS / 2 && session.missing_fields().is_some();
+        let is_pressed = || context.shared.body_octets() > BODIES_IN_MEMORY_MAX_OCTETS;
+        self.buffer.len() >= BODY_IN_MEMORY_MAX_OCTETS || may_spill && is_pressed()
     }
 
     /// Writes what is in memory to the spill file.
-    pub async fn spill(&mut self, context: &Context) -> io::Result<()> {
+    pub async fn spill(&mut self, context: &Context, session: &Session) -> io::Result<()> {
+        self.complete(context, session);
+        // What has left memory cannot be completed any more.
+        self.fields_at = None;
         if self.spill.is_none() {
             self.spill = Some(context.storage.spill(self.id).await?);
         }
@@ -93,8 +119,9 @@ impl Message {
         session: &Session,
         client: IpAddr,
     ) -> Result<(Durable, Accepted), CommitError> {
+        self.complete(context, session);
         if self.spill.is_some() {
-            self.spill(context).await.map_err(|error| context.storage.report(&error))?;
+            self.spill(context, session).await.map_err(|error| context.storage.report(&error))?;
         }
         let body = match &self.spill {
             Some(spill) => spill.sync().await.map_err(|error| context.storage.report(&error))?,

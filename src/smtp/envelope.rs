@@ -28,6 +28,8 @@ pub struct SenderParameters<'a> {
     pub ret: Option<Ret>,
     /// `ENVID=`, as written: xtext, never empty.
     pub envid: Option<&'a [u8]>,
+    /// `AUTH=` (RFC 4954 section 5), as written: xtext, or `<>`.
+    pub auth: Option<&'a [u8]>,
 }
 
 /// What came with a forward-path.
@@ -53,10 +55,11 @@ pub struct Recipient<'a> {
 /// Reverse-path, forward-paths and their parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// The reverse-path, ENVID, then each forward-path with its ORCPT.
+    /// The reverse-path, ENVID, AUTH, then each forward-path with its ORCPT.
     text: Vec<u8>,
     reverse_path_end: usize,
     envid_end: usize,
+    auth_end: usize,
     forward: Vec<Forward>,
     body_type: BodyType,
     ret: Option<Ret>,
@@ -88,6 +91,8 @@ impl Envelope {
         self.reverse_path_end = self.text.len();
         self.text.extend_from_slice(parameters.envid.unwrap_or_default());
         self.envid_end = self.text.len();
+        self.text.extend_from_slice(parameters.auth.unwrap_or_default());
+        self.auth_end = self.text.len();
     }
 
     /// Adds a forward-path. False: the envelope is full, and as it was.
@@ -137,6 +142,7 @@ impl Envelope {
         self.forward.shrink_to(KEPT_BUFFER_OCTETS / size_of::<Forward>());
         self.reverse_path_end = 0;
         self.envid_end = 0;
+        self.auth_end = 0;
         self.body_type = BodyType::default();
         self.ret = None;
     }
@@ -157,7 +163,7 @@ impl Envelope {
 
     /// Where the text of the recipient with this index begins.
     fn start_of(&self, index: usize) -> usize {
-        index.checked_sub(1).map_or(self.envid_end, |before| self.forward[before].end as usize)
+        index.checked_sub(1).map_or(self.auth_end, |before| self.forward[before].end as usize)
     }
 
     /// How many forward-paths there are.
@@ -178,6 +184,11 @@ impl Envelope {
     /// `ENVID=`, as written.
     pub fn envid(&self) -> Option<&[u8]> {
         given(&self.text[self.reverse_path_end..self.envid_end])
+    }
+
+    /// `AUTH=`, as written.
+    pub fn auth(&self) -> Option<&[u8]> {
+        given(&self.text[self.envid_end..self.auth_end])
     }
 }
 
@@ -218,17 +229,24 @@ mod tests {
     fn holds_what_came_with_the_paths() {
         let mut envelope = Envelope::default();
         let (sender, recipient) = (mailbox(b"s@a.b"), mailbox(b"one@c.d").expect("valid"));
-        let parameters =
-            SenderParameters { body_type: BodyType::EightBitMime, ret: Some(Ret::Full), envid: Some(b"id") };
+        let parameters = SenderParameters {
+            body_type: BodyType::EightBitMime,
+            ret: Some(Ret::Full),
+            envid: Some(b"id"),
+            auth: None,
+        };
         let asked = [
             RecipientParameters { notify: Some(Notify::NEVER), orcpt: Some(b"rfc822;x") },
             RecipientParameters::default(),
             RecipientParameters { notify: None, orcpt: Some(b"rfc822;y") },
             RecipientParameters { notify: Some(Notify::DELAY), orcpt: None },
         ];
-        for envid in [Some(&b"id"[..]), None] {
-            envelope.begin(sender.as_ref(), None, SenderParameters { envid, ..parameters });
+        for (envid, auth) in
+            [(Some(&b"id"[..]), Some(&b"<>"[..])), (None, Some(b"a@b")), (Some(b"id"), None), (None, None)]
+        {
+            envelope.begin(sender.as_ref(), None, SenderParameters { envid, auth, ..parameters });
             assert_eq!((envelope.reverse_path(), envelope.envid()), (&b"s@a.b"[..], envid));
+            assert_eq!(envelope.auth(), auth);
             assert_eq!((envelope.ret(), envelope.body_type()), (Some(Ret::Full), BodyType::EightBitMime));
             for parameters in asked {
                 assert!(envelope.add_recipient(&recipient, None, parameters));

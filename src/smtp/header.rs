@@ -1,6 +1,8 @@
-//! The Received field this server puts before every message (RFC 5321 section 4.4).
+//! The Received field this server puts before every message (RFC 5321 section 4.4), and fields that
+//! a submitted one lacks.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 /// The TLS that a session is under.
@@ -10,6 +12,29 @@ pub struct TlsParameters {
     pub version: &'static str,
     /// The cipher suite's name in IANA's registry.
     pub cipher: &'static str,
+}
+
+/// Fields that a submitted message lacks, which this server adds (RFC 6409 section 8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MissingFields {
+    /// Date.
+    pub date: bool,
+    /// Message-ID.
+    pub message_id: bool,
+}
+
+impl MissingFields {
+    /// Appends the fields. `date` is an RFC 5322 date-time; the queue id is never used again, so the
+    /// message id is unique (RFC 5322 section 3.6.4).
+    pub fn write(self, out: &mut Vec<u8>, queue_id: &str, hostname: &str, date: &str) {
+        // Writing to a Vec cannot fail.
+        if self.date {
+            let _ = write!(out, "Date: {date}\r\n");
+        }
+        if self.message_id {
+            let _ = write!(out, "Message-ID: <{queue_id}@{hostname}>\r\n");
+        }
+    }
 }
 
 /// What a Received field tells of a message's arrival.

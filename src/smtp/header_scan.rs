@@ -1,14 +1,13 @@
-//! What a message's header says, found while the message streams by: how large it is, and how
-//! often the message was received before, here and elsewhere.
+//! What a message's header says, found while the message streams by: how large it is, how often the
+//! message was received before, here and elsewhere, and which fields it lacks.
 //!
 //! The header ends at the first empty line; a message without one is all header. Fields are found
 //! as RFC 5322 allows them: names in any case, white space before the colon, values folded over
 //! lines. Input may be cut anywhere: everything is remembered in a few words, nothing is kept.
 
+use super::header::MissingFields;
 use crate::limits::LOCAL_NAMES_MAX;
 use memchr::memchr;
-
-const RECEIVED: &[u8] = b"received";
 
 /// Reads a header piece by piece.
 #[derive(Debug, Default)]
@@ -17,7 +16,37 @@ pub struct HeaderScan {
     octets: u64,
     hops: u32,
     local_hops: u32,
+    has_date: bool,
+    has_message_id: bool,
     clauses: Clauses,
+}
+
+/// A field that is looked for. Their names differ in the first letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Received,
+    Date,
+    MessageId,
+}
+
+impl Field {
+    /// That whose name begins with this letter.
+    fn beginning_with(letter: u8) -> Option<Self> {
+        match letter.to_ascii_lowercase() {
+            b'r' => Some(Field::Received),
+            b'd' => Some(Field::Date),
+            b'm' => Some(Field::MessageId),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Field::Received => b"received",
+            Field::Date => b"date",
+            Field::MessageId => b"message-id",
+        }
+    }
 }
 
 /// Where in the header the next octet stands.
@@ -28,10 +57,10 @@ enum Place {
     LineStart,
     /// Behind a CR at the beginning of a line: a LF makes it the empty line.
     LineStartCr,
-    /// In a field's name, of which this many octets are those of `Received`.
-    Name(usize),
-    /// Behind `Received`, before its colon.
-    Colon,
+    /// In a field's name, of which this many octets are those of this field's.
+    Name(Field, usize),
+    /// Behind the name, before its colon.
+    Colon(Field),
     /// In the value of a Received field.
     Received,
     /// In a line that needs no look.
@@ -56,6 +85,12 @@ impl HeaderScan {
         self.local_hops
     }
 
+    /// The fields that the header lacks; `None` while it has not ended.
+    pub fn missing_fields(&self) -> Option<MissingFields> {
+        let missing = MissingFields { date: !self.has_date, message_id: !self.has_message_id };
+        (self.place == Place::Body).then_some(missing)
+    }
+
     /// Reads on. `names`: what this server calls itself, at most 64.
     pub fn step(&mut self, mut input: &[u8], names: &[String]) {
         while self.place != Place::Body && !input.is_empty() {
@@ -74,6 +109,7 @@ impl HeaderScan {
         if self.place == Place::Received {
             self.local_hops += u32::from(self.clauses.step(b'\n', names));
         }
+        self.place = Place::Body;
     }
 
     fn step_once(&mut self, input: &[u8], names: &[String]) -> usize {
@@ -86,7 +122,7 @@ impl HeaderScan {
                 b' ' | b'\t' if self.clauses.are_open => Place::Received,
                 _ => {
                     self.clauses = Clauses::default();
-                    self.name(0, octet)
+                    Field::beginning_with(octet).map_or(other(octet), |field| Place::Name(field, 1))
                 }
             },
             Place::LineStartCr => {
@@ -100,14 +136,16 @@ impl HeaderScan {
                     Place::Other
                 }
             }
-            Place::Name(matched) => self.name(matched, octet),
-            Place::Colon => match octet {
-                b' ' | b'\t' => Place::Colon,
-                b':' => {
-                    self.hops = self.hops.saturating_add(1);
-                    self.clauses.are_open = true;
-                    Place::Received
+            Place::Name(field, matched) => match field.name().get(matched) {
+                Some(expected) if octet.eq_ignore_ascii_case(expected) && matched + 1 == field.name().len() => {
+                    Place::Colon(field)
                 }
+                Some(expected) if octet.eq_ignore_ascii_case(expected) => Place::Name(field, matched + 1),
+                _ => other(octet),
+            },
+            Place::Colon(field) => match octet {
+                b' ' | b'\t' => Place::Colon(field),
+                b':' => self.begin_value(field),
                 _ => other(octet),
             },
             Place::Received => {
@@ -132,12 +170,17 @@ impl HeaderScan {
         consumed
     }
 
-    fn name(&self, matched: usize, octet: u8) -> Place {
-        match RECEIVED.get(matched) {
-            Some(expected) if octet.eq_ignore_ascii_case(expected) && matched + 1 == RECEIVED.len() => Place::Colon,
-            Some(expected) if octet.eq_ignore_ascii_case(expected) => Place::Name(matched + 1),
-            _ => other(octet),
+    fn begin_value(&mut self, field: Field) -> Place {
+        match field {
+            Field::Received => {
+                self.hops = self.hops.saturating_add(1);
+                self.clauses.are_open = true;
+                return Place::Received;
+            }
+            Field::Date => self.has_date = true,
+            Field::MessageId => self.has_message_id = true,
         }
+        Place::Other
     }
 }
 

@@ -91,8 +91,9 @@ impl Session {
             self.reply(refusal);
             return None;
         }
+        let missing = content.missing_fields().unwrap_or_default();
         if let State::Data(envelope, _) | State::Chunks(envelope, _) = self.take_state() {
-            self.state = State::Committing(envelope);
+            self.state = State::Committing(envelope, missing);
         }
         Some(Step::Commit)
     }

@@ -3,6 +3,7 @@
 
 use super::profile::Profile;
 use crate::smtp::data::Decoder;
+use crate::smtp::header::MissingFields;
 use crate::smtp::header_scan::HeaderScan;
 use crate::smtp::reply::Reply;
 
@@ -44,6 +45,11 @@ impl Content {
             return Keep::NoMore;
         }
         Keep::Yes
+    }
+
+    /// The fields that its header lacks; `None` while it has not ended.
+    pub fn missing_fields(&self) -> Option<MissingFields> {
+        self.scan.missing_fields()
     }
 
     /// Its size so far.

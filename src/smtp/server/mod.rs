@@ -29,7 +29,7 @@ use super::address::Mailbox;
 use super::address::Path;
 use super::command::{self, Verb};
 use super::envelope::Envelope;
-use super::header::{TlsParameters, Trace};
+use super::header::{MissingFields, TlsParameters, Trace};
 use super::line::{self, Discard, Line};
 use super::reply::{self, Reply, Weight};
 use super::sasl::Mechanisms;
@@ -119,8 +119,8 @@ enum State {
     Chunks(Envelope, Content),
     /// A chunk was refused: what follows of the message is too.
     ChunkFailed(Envelope),
-    /// The data's end was read; the driver owes the outcome.
-    Committing(Envelope),
+    /// The data's end was read; the driver owes the outcome. The header lacks these fields.
+    Committing(Envelope, MissingFields),
     /// The last reply is in the buffer.
     Closed,
 }
@@ -270,22 +270,30 @@ impl Session {
     /// The envelope of the message that is being received or committed.
     pub fn envelope(&self) -> Option<&Envelope> {
         match &self.state {
-            State::Data(envelope, _) | State::Chunks(envelope, _) | State::Committing(envelope) => Some(envelope),
+            State::Data(envelope, _) | State::Chunks(envelope, _) | State::Committing(envelope, _) => Some(envelope),
             _ => None,
         }
+    }
+
+    /// Fields to be added to the message that is being received or committed; `None` while its header
+    /// has not ended.
+    ///
+    //= RFC 6409 section 8: of what is submitted, not of what is relayed.
+    pub fn missing_fields(&self) -> Option<MissingFields> {
+        let missing = match &self.state {
+            State::Data(_, content) | State::Chunks(_, content) => content.missing_fields()?,
+            State::Committing(_, missing) => *missing,
+            _ => return None,
+        };
+        let is_submission = self.user.is_some() || self.profile.requires_auth;
+        Some(if is_submission { missing } else { MissingFields::default() })
     }
 
     /// What the Received field tells.
     pub fn trace(&self) -> Trace<'_> {
         let (hello, extended) = self.hello.as_ref().map_or((&b""[..], false), |hello| (&*hello.name, hello.extended));
-        Trace {
-            hello,
-            client: self.client,
-            hostname: &self.profile.hostname,
-            extended,
-            tls: None,
-            authenticated: false,
-        }
+        let hostname = &self.profile.hostname;
+        Trace { hello, client: self.client, hostname, extended, tls: self.tls, authenticated: self.user.is_some() }
     }
 
     /// Whether message content is being read: the driver may then read in large pieces.
@@ -474,7 +482,7 @@ impl Session {
     /// The message is on stable storage under the proof's queue id. The proof is the only way to
     /// the 250 after DATA.
     pub fn handle_durable(&mut self, now: Instant, durable: &super::Durable) {
-        if matches!(self.state, State::Committing(_)) {
+        if matches!(self.state, State::Committing(..)) {
             self.timers.answered(now);
             self.end_transaction();
             reply::queued(&mut self.replies, durable.queue_id().text().as_str());
@@ -486,7 +494,7 @@ impl Session {
     ///
     //= [MS-OXSMTP] 3.2.7 AcknowledgementDelay
     pub fn handle_refusal(&mut self, now: Instant, line: &str) {
-        if matches!(self.state, State::Committing(_)) {
+        if matches!(self.state, State::Committing(..)) {
             self.timers.answered(now);
             self.end_transaction();
             if line.starts_with('5') {
@@ -500,7 +508,7 @@ impl Session {
 
     /// The message could not be made durable and is not kept.
     pub fn handle_commit_failure(&mut self, now: Instant) {
-        if matches!(self.state, State::Committing(_)) {
+        if matches!(self.state, State::Committing(..)) {
             self.timers.answered(now);
             self.end_transaction();
             self.reply(Reply::InsufficientResources);
@@ -558,7 +566,7 @@ impl Session {
             self.state,
             State::SenderPending(_)
                 | State::RecipientPending { .. }
-                | State::Committing(_)
+                | State::Committing(..)
                 | State::ChallengePending(_)
                 | State::LogonPending
         )
@@ -578,7 +586,7 @@ impl Session {
             | State::RecipientPending { envelope, .. }
             | State::Data(envelope, _)
             | State::ChunkFailed(envelope)
-            | State::Committing(envelope) => self.spare = envelope,
+            | State::Committing(envelope, _) => self.spare = envelope,
             State::Chunks(envelope, _) => {
                 self.spare = envelope;
                 self.abandon = true;

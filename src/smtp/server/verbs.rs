@@ -2,14 +2,17 @@
 
 use super::content::Content;
 use super::{Chunk, Extensions, Hello, Input, Query, Role, Session, State, Step, legality};
-use crate::limits::HELLO_MAX_OCTETS;
-use crate::smtp::address::{Mailbox, Path};
+use crate::limits::{AUTH_PARAMETER_MAX_OCTETS, HELLO_MAX_OCTETS};
+use crate::smtp::address::{self, Mailbox, Path};
 use crate::smtp::command::{self, Command, Number, PathError, Verb};
 use crate::smtp::dsn::{self, Notify, Ret};
 use crate::smtp::envelope::{BodyType, Envelope, RecipientParameters, SenderParameters};
 use crate::smtp::reply::Reply;
 use crate::smtp::sasl::Mechanisms;
 use std::io::Write as _;
+
+/// AUTH= of a message that nobody has submitted, or nobody who is known.
+const NOBODY: &[u8] = b"<>";
 
 /// The parameters of MAIL.
 #[derive(Default)]
@@ -18,6 +21,7 @@ struct MailParameters<'b> {
     body_type: Option<BodyType>,
     ret: Option<Ret>,
     envid: Option<&'b [u8]>,
+    auth: Option<&'b [u8]>,
 }
 
 impl Session {
@@ -172,7 +176,8 @@ impl Session {
             PathError::Keyword => Reply::UnrecognizedParameter,
             PathError::Address => Reply::InvalidSender,
         })?;
-        let parameters = mail_parameters(rest, self.profile.extensions).ok_or(Reply::InvalidArguments)?;
+        let parameters =
+            mail_parameters(rest, self.profile.extensions, self.knows_auth()).ok_or(Reply::InvalidArguments)?;
         if self.resources_short {
             return Err(Reply::InsufficientResources);
         }
@@ -185,8 +190,10 @@ impl Session {
         if let Path::Mailbox(mailbox) = &path {
             self.check_qualified(mailbox)?;
         }
-        let MailParameters { body_type, ret, envid, .. } = parameters;
-        Ok((path, SenderParameters { body_type: body_type.unwrap_or_default(), ret, envid }))
+        let MailParameters { body_type, ret, envid, auth, .. } = parameters;
+        //= RFC 4954 section 5: of a client that is not trusted, as if it had said that nobody submitted.
+        let auth = auth.map(|auth| if self.user.is_some() { auth } else { NOBODY });
+        Ok((path, SenderParameters { body_type: body_type.unwrap_or_default(), ret, envid, auth }))
     }
 
     /// C11: without a domain an address can only be qualified with a configured one.
@@ -309,7 +316,7 @@ impl Session {
 }
 
 /// The parameters of MAIL. `None`: one is unknown, malformed or doubled (C7).
-fn mail_parameters(input: &[u8], extensions: Extensions) -> Option<MailParameters<'_>> {
+fn mail_parameters(input: &[u8], extensions: Extensions, knows_auth: bool) -> Option<MailParameters<'_>> {
     let mut found = MailParameters::default();
     for parameter in command::parameters(input) {
         let parameter = parameter?;
@@ -323,11 +330,22 @@ fn mail_parameters(input: &[u8], extensions: Extensions) -> Option<MailParameter
             once(&mut found.ret, Ret::parse(value))?;
         } else if is(b"ENVID") {
             once(&mut found.envid, dsn::is_envid(value).then_some(value))?;
+        } else if is(b"AUTH") && knows_auth {
+            once(&mut found.auth, is_submitter(value).then_some(value))?;
         } else {
             return None;
         }
     }
     Some(found)
+}
+
+/// Whether `value` is that of AUTH= (RFC 4954 section 5): a mailbox as xtext, or nobody.
+fn is_submitter(value: &[u8]) -> bool {
+    if value == NOBODY {
+        return true;
+    }
+    let decoded: Option<Vec<u8>> = dsn::decode_xtext(value).collect();
+    value.len() <= AUTH_PARAMETER_MAX_OCTETS && decoded.is_some_and(|decoded| address::mailbox(&decoded).is_some())
 }
 
 /// What is not offered is no value (CONFORMANCE B4).
