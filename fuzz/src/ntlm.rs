@@ -6,8 +6,7 @@
 //! bit 2: the challenge is changed, not the answer; bit 3: the last change is where the answer is cut
 //! off. Without bit 0: an octet that tells how many follow as NEGOTIATE, and the rest as any message.
 
-use gatepost::smtp::sasl::ntlm::client::Randomness;
-use gatepost::smtp::sasl::ntlm::{ClientExchange, ServerExchange, nt_hash};
+use gatepost::smtp::sasl::ntlm::{ClientExchange, Randomness, ServerExchange, nt_hash};
 
 const NONCE: [u8; 8] = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef];
 const RANDOM: Randomness = Randomness { nonce: [0xaa; 8], session_key: [0x55; 16] };

@@ -28,7 +28,7 @@ mod crypto;
 mod message;
 pub mod server;
 
-pub use client::ClientExchange;
+pub use client::{ClientExchange, Randomness};
 pub use crypto::{NtHash, nt_hash};
 pub use server::{Logon, ServerExchange};
 

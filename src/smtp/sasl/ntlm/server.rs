@@ -3,7 +3,6 @@
 use super::crypto::{self, KEY_OCTETS};
 use super::message::{self, AUTHENTICATE, CHALLENGE, Charset, Message, NEGOTIATE, Writer, av, flags};
 use std::fmt;
-use zeroize::Zeroizing;
 
 /// Octets of CHALLENGE before its fields.
 //= [MS-NLMP] 2.2.1.2
@@ -179,7 +178,7 @@ impl Logon {
         let base_key = crypto::hmac_md5(&key, &[&self.proof]);
         let exported_key = match &mic.session_key {
             Some(encrypted) => crypto::rc4(&base_key, encrypted),
-            None => Zeroizing::clone(&base_key),
+            None => base_key,
         };
         crypto::is_hmac_md5(&exported_key, &[&mic.transcript], &mic.octets)
     }

@@ -1,6 +1,5 @@
 //! The examples of [MS-NLMP], and own clients before an own server.
 
-use super::client::Randomness;
 use super::message::{self, CHALLENGE, Message, av, flags};
 use super::*;
 
@@ -262,11 +261,6 @@ fn malformed_answers_are_refused() {
     ] {
         assert!(!read(&message), "{why}");
     }
-    // A MIC that is said to be there, and for which there is no room. It takes one octet fewer.
-    let mut short = hex("4e544c4d53535000 03000000 0000 0000 00000000 1000 1000 40000000 0000 0000 00000000 0000 0000
-        00000000 0000 0000 00000000 0000 0000 00000000 01000000");
-    short.extend_from_slice(&[0; 4]);
-    assert!(!read(&short));
 }
 
 /// Fields may share octets with each other, but not with the fixed part.
