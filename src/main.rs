@@ -1,8 +1,8 @@
 //! The `gatepost` program: arguments, preflight, threads, exit code.
 
 use clap::Parser;
-use gatepost::config::Config;
 use gatepost::config::options::{Cli, Command, ServeOptions};
+use gatepost::config::{Config, Tls};
 use gatepost::control::Control;
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::logons;
@@ -11,7 +11,7 @@ use gatepost::control::resources::Resources;
 use gatepost::control::supervisor::{self, Supervisor};
 use gatepost::control::tls;
 use gatepost::control::users_file;
-use gatepost::control::watchdog::{Ward, Watchdog};
+use gatepost::control::watchdog::{Duplicate, Ward, Watchdog};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
@@ -128,7 +128,10 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     // Directories beyond today's shards are left as they are.
     for (number, ((directory, found), doorbell)) in recovered.into_iter().zip(doorbells).enumerate() {
         let listeners: Vec<TcpListener> = sockets.iter_mut().filter_map(Iterator::next).collect();
-        let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+        let duplicates = listeners.iter().zip(&config.bindings).map(|(listener, binding)| {
+            Ok(Duplicate { listener: listener.try_clone()?, implicit_tls: binding.tls == Some(Tls::Implicit) })
+        });
+        let duplicates = duplicates.collect::<io::Result<_>>();
         wards.push(Ward::new(doorbell.clone(), duplicates.map_err(|error| os_failure(&error))?));
         let start = Start {
             number,

@@ -46,18 +46,27 @@ pub struct Watchdog {
     pub news: Sender<News>,
 }
 
+/// A duplicate of a shard's listening socket.
+#[derive(Debug)]
+pub struct Duplicate {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Its clients begin with TLS, and would take a reply for a broken record: they are closed without
+    /// one. The watchdog keeps no keys.
+    pub implicit_tls: bool,
+}
+
 /// A shard as the watchdog sees it.
 #[derive(Debug)]
 pub struct Ward {
     doorbell: Doorbell,
-    /// Duplicates of its listening sockets.
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Duplicate>,
     pulse: Option<Pulse>,
 }
 
 impl Ward {
     /// The shard with this doorbell, and duplicates of its listening sockets.
-    pub fn new(doorbell: Doorbell, listeners: Vec<TcpListener>) -> Self {
+    pub fn new(doorbell: Doorbell, listeners: Vec<Duplicate>) -> Self {
         Ward { doorbell, listeners, pulse: None }
     }
 
@@ -172,9 +181,10 @@ impl Watch {
     }
 
     /// Answers some of what waits on a listener; what is left makes it ready again.
-    fn accept(&mut self, listener: &TcpListener, reply: Reply) {
+    fn accept(&mut self, Duplicate { listener, implicit_tls }: &Duplicate, reply: Reply) {
         for _ in 0..ACCEPT_BATCH_MAX {
             match listener.accept() {
+                Ok(_) if *implicit_tls => self.metrics.count_refused_connection(reply),
                 Ok((stream, client)) => self.refuse(stream, canonical(client.ip()), reply),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
@@ -228,7 +238,7 @@ impl Watch {
         let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
         if self.now_ms >= self.paused_until_ms {
             let refused = self.watchdog.wards.iter().filter(|ward| ward.is_refused());
-            fds.extend(refused.flat_map(|ward| &ward.listeners).map(|listener| PollFd::new(listener, PollFlags::IN)));
+            fds.extend(refused.flat_map(|ward| &ward.listeners).map(|it| PollFd::new(&it.listener, PollFlags::IN)));
         }
         fds.extend(self.lingering.iter().map(|lingering| PollFd::new(&lingering.stream, PollFlags::IN)));
         let timeout_spec = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
