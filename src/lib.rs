@@ -14,7 +14,7 @@
 //! | [`config`] | options, validated once | `smtp`, `policy`, `users`, `delivery`, `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, the users file, files that change; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
+//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, the users file, certificates, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`stderr`] | lines for operators | nothing |
 //! | [`cmd`] | the other subcommands | `queue`, `users`, the spool's directories, `control`'s exit codes, admin socket and users file |
 //!
@@ -51,6 +51,9 @@
 //! | what a verb does, the order of checks | `smtp::server`, `verbs` |
 //! | a limit or default | [`limits`]; its option in `config::options` |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
+//! | what is said in AUTH | `smtp::sasl`, the mechanisms; `smtp::server`, `auth` |
+//! | who is let in by AUTH | `shard::logon`, and `users` |
+//! | TLS | `shard::stream`; certificates in `control::tls` |
 //! | what a users file may say, and how it is read and written | `users`; `control::users_file` |
 //! | which files are loaded again when they change | `control::watched`, and where `serve` lists them |
 //! | what is said to a next hop, what its replies mean | `smtp::client` |

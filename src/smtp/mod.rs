@@ -35,7 +35,9 @@
 //! | 3.2.7: in Tarpit connection attempts are ignored for 5 seconds | the connection is accepted, and its banner late, once within a minute | TCP repeats an attempt that is ignored |
 //! | 3.2.7: Tarpit concerns error messages | only those that refuse for good (5yz) and let the session go on | a 4yz is no fault of the client's |
 //! | 4.0 3.2.7: "Hop count exceeded – possible mail loop" | the dash is the ASCII `-` | replies are ASCII (RFC 5321 section 4.2) |
-//! | 4.0 3.2.5: the EHLO list has STARTTLS and AUTH NTLM by default | only with a certificate, or users to verify | what is offered must work (RFC 3207, RFC 4954) |
+//! | 4.0 3.2.5: the EHLO list has STARTTLS and AUTH NTLM by default | only with a certificate, or users to verify; AUTH not before TLS where that is required | what is offered must work (RFC 3207, RFC 4954) |
+//! | 3.2.5.1: the server SHOULD answer AUTH without an initial response by the mechanism's name and "supported" | NTLM is answered so; PLAIN by an empty 334, LOGIN by its first question | clients of those take text for a challenge (RFC 4616, [MS-XLOGIN]) |
+//! | nothing on logons that fail on many connections | `454 4.7.0 Temporary authentication failure` once a source has failed too often in a minute | RFC 4954 section 6; a password is not to be guessed at by reconnecting |
 //! | 4.0 3.2.5: 8BITMIME and BINARYMIME can each be switched off; both have `BODY=` | 8BITMIME off refuses every `BODY=`, so BINARYMIME is off too | a parameter of what is off is refused, and no value of it is left |
 //! | 4.0 3.2.5: `530 5.7.1` has two texts, "Not authenticated" too | `Client was not authenticated` | it is one condition |
 //! | 4.0 3.2.5: `451 5.7.3 Must issue a STARTTLS command first` | as printed | the table is exact, though RFC 3463 wants one class in both codes |
