@@ -313,6 +313,7 @@ impl Inbound {
         let began = self.context.shared.tls().map(|config| self.stream.begin_server(config));
         let mut failed = !matches!(began, Some(Ok(())));
         while !failed {
+            self.context.net.pass().await;
             self.stream.set_deadline(self.session.next_deadline());
             match self.stream.handshake().await {
                 Ok(None) => break,

@@ -132,6 +132,7 @@ async fn refuse_late(
             return;
         }
         loop {
+            context.net.pass().await;
             match stream.handshake().await {
                 Ok(None) => break,
                 Ok(Some(Ready::Socket)) => {}

@@ -40,6 +40,7 @@ use rustix::net::{RecvFlags, recv};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,6 +57,8 @@ const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Longest time without a pass of glommio's reactor while file operations are in flight.
 const REACTOR_PASS_US: u64 = 500;
 const EVENTS_MAX: usize = 256;
+/// Steps of a TLS handshake in one turn of the dispatcher: up to 1 ms each with an RSA key.
+const PASSES_PER_TURN: usize = 4;
 /// Added to every deadline. Those that begin with a reply are reckoned from a time before it left,
 /// and a peer may measure from when it came: it is not to find its timer early.
 const CLOCK_LAG_MS: u64 = 20;
@@ -104,6 +107,10 @@ struct Inner {
     parked: Cell<bool>,
     /// Who waits in [`Net::next_turn`].
     deferred: RefCell<Vec<Waker>>,
+    /// Who waits in [`Net::pass`], in the order in which they came.
+    waiting: RefCell<VecDeque<Waker>>,
+    /// How many more may pass in this turn.
+    passes: Cell<usize>,
     /// Who waits in [`Net::bell`].
     bell_waker: RefCell<Option<Waker>>,
 }
@@ -148,6 +155,8 @@ impl Net {
             stopped: Cell::new(false),
             parked: Cell::new(false),
             deferred: RefCell::default(),
+            waiting: RefCell::default(),
+            passes: Cell::new(PASSES_PER_TURN),
             bell_waker: RefCell::default(),
         })))
     }
@@ -209,6 +218,28 @@ impl Net {
         .await;
     }
 
+    /// Waits for a place in the dispatcher's turn: for what takes the core long, a handshake's
+    /// signature, so that a crowd of it leaves time for everybody else.
+    pub async fn pass(&self) {
+        let inner = &*self.0;
+        if inner.parked.get() {
+            return self.next_turn().await;
+        }
+        let mut waits = false;
+        poll_fn(|cx| {
+            let has_place = waits || inner.passes.get() > 0 && inner.waiting.borrow().is_empty();
+            if has_place {
+                inner.passes.update(|passes| passes.saturating_sub(1));
+                return Poll::Ready(());
+            }
+            waits = true;
+            inner.waiting.borrow_mut().push_back(cx.waker().clone());
+            self.note_runnable();
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Waits for the doorbell, without a socket; one task at a time.
     pub async fn bell(&self) {
         let mut waits = false;
@@ -240,7 +271,12 @@ impl Net {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut last_pass = self.refresh_now();
         while !inner.stopped.get() {
-            let deferred = inner.deferred.take();
+            let mut deferred = inner.deferred.take();
+            inner.passes.set(PASSES_PER_TURN);
+            let mut waiting = inner.waiting.borrow_mut();
+            let passing = waiting.len().min(PASSES_PER_TURN);
+            deferred.extend(waiting.drain(..passing));
+            drop(waiting);
             let runnable = inner.runnable.replace(false) || !deferred.is_empty();
             let in_flight = inner.ring_operations.get() > 0;
             let timeout = match (runnable || inner.unsubmitted.get(), in_flight) {
