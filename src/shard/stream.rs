@@ -28,7 +28,7 @@ pub struct Stream {
 #[derive(Debug)]
 struct Tls {
     session: rustls::Connection,
-    /// The last read filled its buffer: there may be plaintext that the socket does not tell of.
+    /// There may be plaintext that the socket does not tell of: the last read filled its buffer.
     has_more: bool,
 }
 
@@ -68,6 +68,8 @@ impl Stream {
                 return Ok(Some(self.connection.writable().await));
             }
             if !tls.session.is_handshaking() {
+                // What came in one piece with the handshake's end the socket does not tell of.
+                tls.has_more = true;
                 return Ok(None);
             }
             match tls.receive(&self.connection)? {
