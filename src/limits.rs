@@ -227,6 +227,8 @@ pub const NEXT_HOP_KEEPALIVE: Duration = Duration::from_secs(10);
 /// RFC 5321 section 4.5.3.2 waits. Silence is for the time limits of the dialogue to judge; a
 /// final reply that is given up too soon makes a duplicate.
 pub const NEXT_HOP_KEEPALIVES_MAX: u32 = 60;
+/// How long connections go without TLS to a next hop where it is optional and has failed.
+pub const NEXT_HOP_CLEAR_MS: u64 = 60 * 60 * 1000;
 /// How long a connection to a next hop is kept without a transaction.
 pub const NEXT_HOP_IDLE_MS: u64 = 10_000;
 /// Age at which a connection to a next hop is given up between two transactions.

@@ -3,7 +3,6 @@
 use clap::Parser;
 use gatepost::config::options::{Cli, Command, ServeOptions};
 use gatepost::config::{Config, Tls};
-use gatepost::control::Control;
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::logons;
 use gatepost::control::preflight::{self, ExitCode, Failure};
@@ -12,6 +11,7 @@ use gatepost::control::supervisor::{self, Supervisor};
 use gatepost::control::tls;
 use gatepost::control::users_file;
 use gatepost::control::watchdog::{Duplicate, Ward, Watchdog};
+use gatepost::control::{Control, next_hops};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
@@ -75,7 +75,9 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     for warning in config.warnings() {
         stderr::say(format_args!("{warning}"));
     }
-    let shared = Arc::new(Shared::new(&config.limits, &config.delivery.next_hops));
+    let security = next_hops::secure(&config.delivery.next_hops)?;
+    let next_hops = config.delivery.next_hops.iter().map(|next_hop| &next_hop.address);
+    let shared = Arc::new(Shared::new(&config.limits, next_hops.clone().zip(security)));
     let mut loaded = Vec::new();
     if let Some(path) = &config.users {
         loaded.push(users_file::load_and_watch(path, &shared)?);
@@ -119,7 +121,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         recorder,
         watched,
         drain_timeout: config.drain_timeout,
-        next_hops: config.delivery.next_hops.clone(),
+        next_hops: next_hops.cloned().collect(),
     })?;
 
     let (sender, news) = mpsc::channel();
@@ -276,7 +278,7 @@ fn say_what_it_does(
     match config.delivery.next_hops.as_slice() {
         [] => writeln!(out, "holding mail in the queue: say where it goes with --next-hop or --route")?,
         next_hops if next_hops.len() <= 5 => {
-            let names: Vec<String> = next_hops.iter().map(|next_hop| next_hop.to_string()).collect();
+            let names: Vec<String> = next_hops.iter().map(|next_hop| next_hop.address.to_string()).collect();
             writeln!(out, "delivering to {}", names.join(", "))?;
         }
         next_hops => writeln!(out, "delivering to {} next hops", next_hops.len())?,

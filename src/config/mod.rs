@@ -10,7 +10,7 @@ pub mod options;
 pub mod units;
 
 pub use binding::{Auth, Binding, Tls};
-pub use next_hop::{DeliveryConfig, Host, NextHopAddress};
+pub use next_hop::{DeliveryConfig, Host, NextHopAddress, NextHopConfig, TlsUse};
 
 use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
 use crate::policy::{AcceptedDomains, AddressRanges, DomainPattern, SlotCount, parse_list_file, parse_range};
@@ -170,6 +170,7 @@ impl Config {
         if let Some(own) = delivery
             .next_hops
             .iter()
+            .map(|next_hop| &next_hop.address)
             .find(|next_hop| next_hop.is_any_of(bindings.iter().map(|binding| binding.address)))
         {
             let message = format!("{own} is this gateway itself: its mail would go round in circles");
@@ -247,6 +248,7 @@ impl Config {
                 binding.address
             ));
         }
+        warnings.extend(self.delivery.warnings());
         warnings
     }
 

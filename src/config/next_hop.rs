@@ -1,7 +1,14 @@
 //! `--next-hop`, `--route` and the times of delivery.
 //!
 //! A next hop is the same one wherever its host and port are written again, so that its state is
-//! shared. Names are not resolved here: two names of one machine are two next hops.
+//! shared; its attributes must be the same then. Names are not resolved here: two names of one machine
+//! are two next hops. Files are only named here: they are read before the shards start.
+//!
+//! | `tls=` | |
+//! |---|---|
+//! | `off` | never TLS; passwords go in clear, as the operator asked for |
+//! | `optional` | STARTTLS where it is offered, whatever the certificate (RFC 7435); without TLS where it fails. Passwords never go in clear: whoever stands between could have taken STARTTLS out |
+//! | `required` | STARTTLS, and a certificate that is verified; before that nothing of a message, no name and no password |
 
 use super::options::ServeOptions;
 use super::{ConfigError, units};
@@ -9,14 +16,44 @@ use crate::delivery::{Backoff, NextHopId, RoutePattern, Routes};
 use crate::limits;
 use crate::policy::canonical;
 use crate::smtp::address::is_domain;
+use rustls::pki_types::ServerName;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 const NEXT_HOP: &str = "--next-hop";
 const ROUTE: &str = "--route";
 const EXPECTED: &str = "expected HOST:PORT, as in 192.0.2.1:25, [2001:db8::1]:25 or mail.example.org:25";
+
+/// A next hop as the operator described it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHopConfig {
+    /// Where it is.
+    pub address: NextHopAddress,
+    /// Whether its connections use TLS.
+    pub tls: TlsUse,
+    /// Its name in TLS: `tls-name=`, or its host.
+    pub tls_name: ServerName<'static>,
+    /// Where name and password for AUTH are. `None`: nobody logs on.
+    pub auth_file: Option<PathBuf>,
+}
+
+/// Whether connections to a next hop use TLS: see the [module](self).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TlsUse {
+    /// `tls=off`.
+    Off,
+    /// `tls=optional`.
+    #[default]
+    Optional,
+    /// `tls=required`.
+    Required {
+        /// The certificates of those who may vouch for it; `None`: whom the system trusts.
+        ca: Option<PathBuf>,
+    },
+}
 
 /// Where a next hop is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +71,16 @@ pub enum Host {
     Ip(IpAddr),
     /// A name to resolve, in lower case, without a trailing dot.
     Name(String),
+}
+
+impl Host {
+    /// The name a certificate for it has.
+    fn tls_name(&self) -> Option<ServerName<'static>> {
+        match self {
+            Host::Ip(ip) => Some(ServerName::from(*ip)),
+            Host::Name(name) => ServerName::try_from(name.clone()).ok(),
+        }
+    }
 }
 
 impl NextHopAddress {
@@ -90,7 +137,7 @@ fn parse_host(text: &str) -> Option<Host> {
 #[derive(Clone, Debug)]
 pub struct DeliveryConfig {
     /// All next hops; a [`NextHopId`] is a place in this list.
-    pub next_hops: Vec<NextHopAddress>,
+    pub next_hops: Vec<NextHopConfig>,
     /// Which of them a domain's mail goes to. Without any, mail is held.
     pub routes: Routes,
     /// The wait after the first failure.
@@ -123,7 +170,7 @@ impl DeliveryConfig {
             }
             lists.add(ROUTE, item, pattern, target)?;
         }
-        let Lists { next_hops, by_pattern } = lists;
+        let Lists { next_hops, by_pattern, .. } = lists;
         let routes = Routes::new(by_pattern).map_err(|error| ConfigError::new(ROUTE, error))?;
         let ack_delay = (!options.ack_delay.is_zero() && !routes.is_empty()).then_some(options.ack_delay);
         Ok(DeliveryConfig {
@@ -137,6 +184,17 @@ impl DeliveryConfig {
         })
     }
 
+    /// What an operator may not expect of the next hops.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        let in_clear = |next_hop: &&NextHopConfig| next_hop.tls == TlsUse::Off && next_hop.auth_file.is_some();
+        self.next_hops.iter().filter(in_clear).map(|next_hop| {
+            format!(
+                "next hop {}: tls=off with auth-file: PLAIN and LOGIN send the password in clear; tls=required protects it",
+                next_hop.address
+            )
+        })
+    }
+
     /// The waits between tries.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
@@ -147,7 +205,9 @@ impl DeliveryConfig {
 /// The next hops so far, and those of each pattern in failover order.
 #[derive(Default)]
 struct Lists {
-    next_hops: Vec<NextHopAddress>,
+    next_hops: Vec<NextHopConfig>,
+    /// As each of them was first written.
+    written: Vec<String>,
     by_pattern: Vec<(RoutePattern, Vec<NextHopId>)>,
 }
 
@@ -160,8 +220,9 @@ impl Lists {
         target: &str,
     ) -> Result<(), ConfigError> {
         let failed = |error: &dyn fmt::Display| ConfigError::new(option, format!("{item:?}: {error}"));
-        let address = parse_target(target).map_err(|error| failed(&error))?;
-        let next_hop = self.id_of(&address).map_err(|error| failed(&error))?;
+        let parsed = parse_target(target).map_err(|error| failed(&error))?;
+        let address = parsed.address.clone();
+        let next_hop = self.id_of(parsed, target).map_err(|error| failed(&error))?;
         let at = self.by_pattern.iter().position(|(known, _)| *known == pattern).unwrap_or_else(|| {
             self.by_pattern.push((pattern, Vec::new()));
             self.by_pattern.len() - 1
@@ -178,13 +239,23 @@ impl Lists {
         Ok(())
     }
 
-    fn id_of(&mut self, address: &NextHopAddress) -> Result<NextHopId, String> {
-        let known = self.next_hops.iter().position(|known| known == address);
+    fn id_of(&mut self, next_hop: NextHopConfig, target: &str) -> Result<NextHopId, String> {
+        let known = self.next_hops.iter().position(|known| known.address == next_hop.address);
         let index = known.unwrap_or(self.next_hops.len());
         let id = NextHopId::from_index(index).filter(|_| index < limits::NEXT_HOPS_MAX);
         let id = id.ok_or_else(|| format!("more than {} next hops; leave some out", limits::NEXT_HOPS_MAX))?;
-        if known.is_none() {
-            self.next_hops.push(address.clone());
+        match known {
+            Some(index) if self.next_hops[index] != next_hop => {
+                let written = &self.written[index];
+                return Err(format!(
+                    "{written:?} is the same next hop with other attributes; write the same ones for both"
+                ));
+            }
+            Some(_) => {}
+            None => {
+                self.next_hops.push(next_hop);
+                self.written.push(target.to_owned());
+            }
         }
         Ok(id)
     }
@@ -203,26 +274,68 @@ fn split_route(item: &str) -> Result<(RoutePattern, &str), ConfigError> {
 }
 
 /// `HOST:PORT` and its attributes.
-fn parse_target(target: &str) -> Result<NextHopAddress, String> {
-    let (address, attributes) = match target.split_once(',') {
-        Some((address, attributes)) => (address, Some(attributes)),
-        None => (target, None),
-    };
+fn parse_target(target: &str) -> Result<NextHopConfig, String> {
+    let mut parts = target.split(',');
+    let address = parts.next().unwrap_or_default();
     if address == "mx" {
         return Err(format!("mx is not supported by this version; {EXPECTED}"));
     }
-    for attribute in attributes.iter().flat_map(|attributes| attributes.split(',')) {
-        match attribute.split_once('=') {
-            Some(("tls", "off")) => {}
-            Some(("tls", "optional" | "required") | ("ca" | "auth-file", _)) => {
-                return Err(format!("{attribute} is not supported by this version; leave it out"));
+    let address: NextHopAddress = address.parse()?;
+    let Attributes { tls, ca, tls_name, auth_file } = Attributes::parse(parts)?;
+    let tls = match tls.unwrap_or("optional") {
+        "off" => TlsUse::Off,
+        "optional" => TlsUse::Optional,
+        "required" => TlsUse::Required { ca: ca.map(PathBuf::from) },
+        other => return Err(format!("tls={other}: expected tls=off, tls=optional or tls=required")),
+    };
+    let of_verification = [("ca", ca), ("tls-name", tls_name)];
+    if let Some((attribute, _)) = of_verification.into_iter().find(|(_, value)| value.is_some())
+        && !matches!(tls, TlsUse::Required { .. })
+    {
+        return Err(format!("{attribute}= needs tls=required: without it no certificate is verified"));
+    }
+    let tls_name = match tls_name {
+        Some(name) => ServerName::try_from(name.to_owned()).ok(),
+        None => address.host.tls_name(),
+    };
+    let tls_name = tls_name.ok_or("tls-name= is the name or the address that its certificate is for")?;
+    Ok(NextHopConfig { address, tls, tls_name, auth_file: auth_file.map(PathBuf::from) })
+}
+
+/// The attributes of a next hop, as they were written.
+#[derive(Default)]
+struct Attributes<'t> {
+    tls: Option<&'t str>,
+    ca: Option<&'t str>,
+    tls_name: Option<&'t str>,
+    auth_file: Option<&'t str>,
+}
+
+impl<'t> Attributes<'t> {
+    fn parse(parts: impl Iterator<Item = &'t str>) -> Result<Self, String> {
+        let mut attributes = Attributes::default();
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let place = match key {
+                "tls" => &mut attributes.tls,
+                "ca" => &mut attributes.ca,
+                "tls-name" => &mut attributes.tls_name,
+                "auth-file" => &mut attributes.auth_file,
+                _ => {
+                    return Err(format!(
+                        "{part:?} is not an attribute of a next hop; they are tls=, ca=, tls-name= and auth-file="
+                    ));
+                }
+            };
+            if value.is_empty() {
+                return Err(format!("{key}= has no value; leave it out, or write one"));
             }
-            _ => {
-                return Err(format!("{attribute:?} is not an attribute of a next hop; leave it out, or write tls=off"));
+            if place.replace(value).is_some() {
+                return Err(format!("{key}= is given twice; leave one out"));
             }
         }
+        Ok(attributes)
     }
-    address.parse()
 }
 
 /// The bounds of the times, and their relations.
@@ -277,7 +390,7 @@ mod tests {
     /// The next hops for a domain, as text.
     fn hops(delivery: &DeliveryConfig, domain: Option<&str>) -> Option<Vec<String>> {
         let route = delivery.routes.route(domain.map(str::as_bytes))?;
-        let shown = |id: &NextHopId| delivery.next_hops[id.index()].to_string();
+        let shown = |id: &NextHopId| delivery.next_hops[id.index()].address.to_string();
         Some(delivery.routes.next_hops(route).iter().map(shown).collect())
     }
 
@@ -308,11 +421,11 @@ mod tests {
     fn failover_order_and_shared_next_hops() {
         let delivery = delivery(&[
             "--next-hop=127.0.0.1:2526",
-            "--route=example.org=Mail.Example.org.:25,tls=off",
+            "--route=example.org=Mail.Example.org.:25,tls=required,tls-name=mail.example.org",
             "--next-hop=[2001:db8:0::1]:25",
             "--route=.example.net=[2001:db8::1]:25",
             "--route=EXAMPLE.org=[::ffff:127.0.0.1]:2526",
-            "--route=twin.example=mail.example.org:25",
+            "--route=twin.example=mail.example.org:25,tls=required",
             "--route=twin.example=127.0.0.1:2526",
             "--route=[192.0.2.1]=localhost:25",
             "--route=example.com=mail.example.org:2525",
@@ -329,6 +442,32 @@ mod tests {
         assert_eq!(hops(&delivery, Some("example.com")), texts(&["mail.example.org:2525"]));
         let route = |domain: &str| delivery.routes.route(Some(domain.as_bytes()));
         assert_eq!(route("twin.example"), route("example.org"), "the same list is one route");
+    }
+
+    #[test]
+    fn attributes() {
+        let parse = |target: &str| parse_target(target).expect("valid");
+        let name = |name: &str| ServerName::try_from(name.to_owned()).expect("a name");
+        let plain = parse("Mail.Example.:25");
+        assert_eq!((plain.tls, plain.tls_name, plain.auth_file), (TlsUse::Optional, name("mail.example"), None));
+        assert_eq!(parse("a:25"), parse("A.:25,tls=optional"));
+        assert_eq!(parse("a:25,tls=off").tls, TlsUse::Off);
+        assert_eq!(parse("[2001:db8::1]:25,tls=required").tls_name, name("2001:db8::1"));
+        let all = parse("192.0.2.1:25,auth-file=/a=b,tls-name=mx.example,tls=required,ca=ca.pem");
+        assert_eq!(all.tls, TlsUse::Required { ca: Some("ca.pem".into()) });
+        assert_eq!((all.tls_name, all.auth_file), (name("mx.example"), Some("/a=b".into())));
+        assert_eq!(parse("a:25,tls=required,tls-name=192.0.2.1").tls_name, name("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_password_in_clear_is_warned_of() {
+        let warnings = |arguments: &[&str]| delivery(arguments).expect("valid").warnings().collect::<Vec<_>>();
+        let warned = warnings(&[
+            "--next-hop=a:25,tls=off,auth-file=x",
+            "--next-hop=b:25,auth-file=x",
+            "--next-hop=c:25,tls=off",
+        ]);
+        assert!(matches!(&warned[..], [one] if one.starts_with("next hop a:25: tls=off")), "{warned:?}");
     }
 
     #[test]
@@ -356,12 +495,22 @@ mod tests {
             (&["--next-hop=127.1:25"], "--next-hop", &["is not a host"]),
             (&["--next-hop=-a.example:25"], "--next-hop", &["is not a host"]),
             (&["--next-hop=a b:25"], "--next-hop", &["is not a host"]),
-            (&["--next-hop=a:25,tls=required"], "--next-hop", &["tls=required is not supported by this version"]),
-            (&["--next-hop=a:25,tls=optional"], "--next-hop", &["tls=optional is not supported by this version"]),
-            (&["--next-hop=a:25,ca=x.pem"], "--next-hop", &["ca=x.pem is not supported by this version"]),
-            (&["--next-hop=a:25,auth-file=x"], "--next-hop", &["auth-file=x is not supported by this version"]),
-            (&["--next-hop=a:25,tls=on"], "--next-hop", &["\"tls=on\" is not an attribute", "tls=off"]),
-            (&["--next-hop=a:25,"], "--next-hop", &["\"\" is not an attribute"]),
+            (&["--next-hop=a:25,tls=on"], "--next-hop", &["tls=on: expected tls=off, tls=optional or tls=required"]),
+            (&["--next-hop=a:25,tls="], "--next-hop", &["tls= has no value"]),
+            (&["--next-hop=a:25,tls"], "--next-hop", &["tls= has no value"]),
+            (&["--next-hop=a:25,tls=off,tls=off"], "--next-hop", &["tls= is given twice"]),
+            (&["--next-hop=a:25,ca=x.pem"], "--next-hop", &["ca= needs tls=required"]),
+            (&["--next-hop=a:25,tls=optional,ca=x.pem"], "--next-hop", &["ca= needs tls=required"]),
+            (&["--next-hop=a:25,tls=off,tls-name=b"], "--next-hop", &["tls-name= needs tls=required"]),
+            (&["--next-hop=a:25,tls=required,tls-name=b c"], "--next-hop", &["tls-name= is the name or the address"]),
+            (&["--next-hop=a:25,tls=required,auth-file="], "--next-hop", &["auth-file= has no value"]),
+            (&["--next-hop=a:25,"], "--next-hop", &["\"\" is not an attribute", "auth-file="]),
+            (&["--next-hop=a:25,smtps=on"], "--next-hop", &["\"smtps=on\" is not an attribute"]),
+            (
+                &["--next-hop=a:25,tls=off", "--route=b.example=A:25,tls=required"],
+                "--route",
+                &["b.example=A:25,tls=required", "\"a:25,tls=off\" is the same next hop with other attributes"],
+            ),
             (&["--next-hop=mx"], "--next-hop", &["mx is not supported by this version", "HOST:PORT"]),
             (&["--next-hop=a:25", "--next-hop=A:25"], "--next-hop", &["a:25 is given twice"]),
             (&["--route=a.example=mx"], "--route", &["mx is not supported by this version"]),

@@ -331,11 +331,11 @@ pub struct ServeOptions {
     /// How long an acknowledgement waits for the next hop to take the message; 0 is not at all. Needs a next hop.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::duration)]
     pub ack_delay: Duration,
-    /// Where accepted mail goes: an IPv4 address, an IPv6 one in brackets, or a name; repeatable, tried in this order. Without it mail is held.
-    #[arg(long, value_name = "HOST:PORT[,tls=off]")]
+    /// Where accepted mail goes: an IPv4 address, an IPv6 one in brackets, or a name; repeatable, tried in this order. Without it mail is held. Attributes: tls=off|optional|required (optional: STARTTLS where offered, nothing verified; required: a verified certificate, or nothing is sent), with tls=required also ca=FILE (PEM; whom to trust instead of the system's) and tls-name=NAME (that the certificate is for, HOST unless given); auth-file=FILE (NAME:PASSWORD for AUTH PLAIN, LOGIN or NTLM, mode 0600).
+    #[arg(long, value_name = "HOST:PORT[,ATTRIBUTE..]")]
     pub next_hop: Vec<String>,
     /// Where a domain's mail goes; `.example.org` stands for all subdomains, `*` for every other domain, like --next-hop; repeatable, one domain's in order.
-    #[arg(long, value_name = "DOMAIN=HOST:PORT[,tls=off]")]
+    #[arg(long, value_name = "DOMAIN=HOST:PORT[,ATTRIBUTE..]")]
     pub route: Vec<String>,
     /// How long a next hop may keep silent at a command.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::duration)]

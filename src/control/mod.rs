@@ -9,6 +9,7 @@ pub mod admin;
 mod endpoint;
 pub mod logons;
 mod memory;
+pub mod next_hops;
 pub mod preflight;
 mod resolver;
 pub mod resources;

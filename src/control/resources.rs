@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_does_not_answer_is_short() {
-        let shared = Arc::new(Shared::new(&Limits::none(), &[]));
+        let shared = Arc::new(Shared::new(&Limits::none(), []));
         let hangs = Arc::new(AtomicBool::new(true));
         let (answer, answers) = mpsc::channel::<u64>();
         let answers = Mutex::new(answers);

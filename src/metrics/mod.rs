@@ -41,6 +41,7 @@ names! {
     RECIPIENTS = "gatepost_delivery_recipients_total", describe_counter, Count, "What attempts came to, by recipient and outcome: delivered, deferred (tried again), failed (refused for good), expired (too old).";
     DELIVERY_SECONDS = "gatepost_delivery_seconds", describe_histogram, Seconds, "Time from the first command of an outgoing transaction to its last reply.";
     NEXT_HOP_CONNECTIONS = "gatepost_next_hop_connections_total", describe_counter, Count, "Connections to next hops, by result: opened (the hello was answered) or failed.";
+    NEXT_HOP_TLS_HANDSHAKES = "gatepost_next_hop_tls_handshakes_total", describe_counter, Count, "TLS handshakes with next hops, by result: ok, failed (also where the certificate could not be verified).";
     WORKER_PANICS = "gatepost_delivery_panics_total", describe_counter, Count, "Outgoing connections ended by a defect of this program.";
     ACK_DELAYS = "gatepost_ack_delays_total", describe_counter, Count, "Why acknowledgements waited no longer for the next hop, by reason: delivered, refused, deferred, limit, drain; or never waited: queued (no slot was free), next_hop_down.";
     POSSIBLE_DUPLICATES = "gatepost_possible_duplicates_total", describe_counter, Count, "Times a message may be delivered twice, by window: next_hop_silent (its last reply was lost), client_gone (our 250 could not be sent).";
@@ -101,6 +102,10 @@ labelled! {
     TlsHandshakes, TLS_HANDSHAKES, "result": completed, failed
 }
 labelled! {
+    /// [`NEXT_HOP_TLS_HANDSHAKES`] by result.
+    NextHopTlsHandshakes, NEXT_HOP_TLS_HANDSHAKES, "result": ok, failed
+}
+labelled! {
     /// [`ACK_DELAYS`] by reason.
     AckDelays, ACK_DELAYS, "reason": delivered, refused, deferred, limit, drain, queued, next_hop_down
 }
@@ -127,6 +132,7 @@ pub struct ShardMetrics {
     pub recipients: Recipients,
     pub delivery_seconds: Histogram,
     pub next_hop_connections: NextHopConnections,
+    pub next_hop_tls_handshakes: NextHopTlsHandshakes,
     pub worker_panics: Counter,
     pub ack_delays: AckDelays,
     pub possible_duplicates: PossibleDuplicates,
@@ -159,6 +165,7 @@ impl ShardMetrics {
             recipients: Recipients::new(),
             delivery_seconds: metrics::histogram!(DELIVERY_SECONDS),
             next_hop_connections: NextHopConnections::new(),
+            next_hop_tls_handshakes: NextHopTlsHandshakes::new(),
             worker_panics: metrics::counter!(WORKER_PANICS),
             ack_delays: AckDelays::new(),
             possible_duplicates: PossibleDuplicates::new(),

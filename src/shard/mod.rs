@@ -20,7 +20,7 @@ pub use logon::PasswordCheck;
 #[cfg(feature = "fault-injection")]
 pub use net::Fault;
 pub use net::{Doorbell, Life};
-pub use outbound::lanes_of;
+pub use outbound::{ClientTls, Security, lanes_of};
 pub use shared::{NextHop, Shared, Stage};
 
 use crate::config::{Config, Tls};

@@ -1,5 +1,6 @@
 //! What all shards share: counts, rates and the stage of the process's life. Plain atomics.
 
+use super::outbound::Security;
 use crate::config::{Config, Host, Limits, NextHopAddress};
 use crate::delivery::{Availability, NextHopId, NextHopState};
 use crate::limits::NEXT_HOP_CROWDED_MS;
@@ -51,6 +52,8 @@ pub struct NextHop {
     pub name: String,
     /// Whether it is up, and how many transactions are in flight.
     pub state: NextHopState,
+    /// What protects connections to it.
+    pub security: Security,
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Connections past their hello, with a transaction or idle, all shards.
     connections: AtomicU32,
@@ -63,7 +66,7 @@ pub struct NextHop {
 }
 
 impl NextHop {
-    fn new(address: &NextHopAddress) -> Self {
+    fn new(address: &NextHopAddress, security: Security) -> Self {
         let addresses = match &address.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
             Host::Name(_) => Vec::new(),
@@ -71,6 +74,7 @@ impl NextHop {
         NextHop {
             name: address.to_string(),
             state: NextHopState::new(),
+            security,
             addresses: ArcSwap::from_pointee(addresses),
             connections: AtomicU32::new(0),
             opened_ms: AtomicU64::new(0),
@@ -134,7 +138,7 @@ impl NextHop {
 
 impl Shared {
     /// Empty tables, and next hops that are up until one finds otherwise.
-    pub fn new(limits: &Limits, next_hops: &[NextHopAddress]) -> Self {
+    pub fn new<'a>(limits: &Limits, next_hops: impl IntoIterator<Item = (&'a NextHopAddress, Security)>) -> Self {
         Shared {
             sources: Sources::new(limits.table_slots, limits.ipv6_prefix),
             blocks: ArcSwap::default(),
@@ -142,7 +146,7 @@ impl Shared {
             tls: ArcSwapOption::empty(),
             resources_short: AtomicBool::new(false),
             body_octets: AtomicUsize::new(0),
-            next_hops: next_hops.iter().map(NextHop::new).collect(),
+            next_hops: next_hops.into_iter().map(|(address, security)| NextHop::new(address, security)).collect(),
             stage: AtomicU8::new(Stage::Serving as u8),
             started: Instant::now(),
         }
@@ -338,11 +342,11 @@ mod tests {
 
     #[test]
     fn a_next_hop_is_not_up_before_its_name_is_resolved() {
-        let next_hop = NextHop::new(&"mail.test.example:25".parse().expect("a next hop"));
+        let next_hop = NextHop::new(&"mail.test.example:25".parse().expect("a next hop"), Security::default());
         assert!(matches!(next_hop.availability(0), Availability::Down { .. }));
         next_hop.set_addresses(vec![SocketAddr::from(([192, 0, 2, 1], 25))]);
         assert_eq!(next_hop.availability(0), Availability::Up);
-        let given = NextHop::new(&"192.0.2.1:25".parse().expect("a next hop"));
+        let given = NextHop::new(&"192.0.2.1:25".parse().expect("a next hop"), Security::default());
         assert_eq!(given.availability(0), Availability::Up);
     }
 }

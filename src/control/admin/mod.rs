@@ -395,7 +395,7 @@ mod tests {
 
     fn commands() -> Commands {
         Commands {
-            shared: Arc::new(Shared::new(&Limits::none(), &[])),
+            shared: Arc::new(Shared::new(&Limits::none(), [])),
             #[cfg(feature = "fault-injection")]
             doorbells: Vec::new(),
         }

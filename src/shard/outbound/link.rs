@@ -1,10 +1,14 @@
 //! A connection to a next hop: the driver of `smtp::client`.
 
-use crate::limits::{NEXT_HOP_CONNECT_MS, READ_MAX_OCTETS};
+use super::security::ClientTls;
+use crate::delivery::NextHopId;
+use crate::limits::{NEXT_HOP_CLEAR_MS, NEXT_HOP_CONNECT_MS, READ_MAX_OCTETS};
 use crate::shard::Context;
 use crate::shard::net::{Connection, Nudge, Ready};
 use crate::shard::shared::{NextHop, Stage};
+use crate::shard::stream::Stream;
 use crate::smtp::client::{Failure, Session, Step, Timeouts, Transaction, Unsendable};
+use crate::stderr;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +17,8 @@ use std::time::Duration;
 
 /// What a turn of the dialogue came to.
 pub enum Event {
+    /// The TLS handshake is due; only before it is ready for the first time.
+    StartTls,
     /// The next hop is ready for a transaction.
     Ready,
     /// It wants the content.
@@ -42,6 +48,8 @@ pub enum Lost {
     Unresolved,
     /// Connecting failed.
     Connect(SocketAddr, io::Error),
+    /// The TLS handshake failed, or whoever is there could not be verified.
+    Handshake(SocketAddr, io::Error),
     /// The dialogue failed.
     Dialogue(Failure),
     /// The content could not be read to its end: the transaction was broken off.
@@ -69,6 +77,7 @@ impl fmt::Display for Lost {
         match self {
             Lost::Unresolved => f.write_str("its name has no address"),
             Lost::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
+            Lost::Handshake(address, error) => write!(f, "TLS with {address} failed: {error}"),
             Lost::Dialogue(failure) => failure.fmt(f),
             Lost::Content(reason) => write!(f, "the message cannot be read: {reason}"),
             Lost::Closed => f.write_str("the connection was closed"),
@@ -80,7 +89,7 @@ impl fmt::Display for Lost {
 /// A connection and its dialogue.
 pub struct Link {
     context: Rc<Context>,
-    connection: Connection,
+    stream: Stream,
     session: Session,
     /// Input that the dialogue has not consumed.
     left: Vec<u8>,
@@ -91,12 +100,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, address by address, until one has answered the hello. When the process drains, no
-    /// transaction will begin: then it is given up.
-    pub async fn open(context: &Rc<Context>, next_hop: &NextHop) -> Result<Link, Lost> {
+    /// Connects, address by address, until one is ready for a transaction. When the process drains,
+    /// no transaction will begin: then it is given up.
+    pub async fn open(context: &Rc<Context>, id: NextHopId) -> Result<Link, Lost> {
         let mut lost = Lost::Unresolved;
-        for &address in next_hop.addresses().iter() {
-            match Link::open_address(context, address).await {
+        for &address in context.shared.next_hop(id).addresses().iter() {
+            match Link::open_address(context, id, address).await {
                 Err(Lost::Ending) => return Err(Lost::Ending),
                 Err(reason) => lost = reason,
                 opened => return opened,
@@ -105,7 +114,28 @@ impl Link {
         Err(lost)
     }
 
-    async fn open_address(context: &Rc<Context>, address: SocketAddr) -> Result<Link, Lost> {
+    /// Where TLS is optional and fails, another connection goes without, and so do those after it for
+    /// some time.
+    async fn open_address(context: &Rc<Context>, id: NextHopId, address: SocketAddr) -> Result<Link, Lost> {
+        let (next_hop, pool) = (context.shared.next_hop(id), &context.outbound.pools[id.index()]);
+        let avoids_tls = context.now_ms() < pool.clear_until_ms.get();
+        let lost = match Link::connect(context, next_hop, address, avoids_tls).await {
+            Err(lost @ Lost::Handshake(..)) if next_hop.security.is_optional() => lost,
+            opened => return opened,
+        };
+        let now_ms = context.now_ms();
+        if pool.clear_until_ms.replace(now_ms + NEXT_HOP_CLEAR_MS) <= now_ms {
+            stderr::say(format_args!("next hop {}: {lost}; its mail goes in clear for an hour", next_hop.name));
+        }
+        Link::connect(context, next_hop, address, true).await
+    }
+
+    async fn connect(
+        context: &Rc<Context>,
+        next_hop: &NextHop,
+        address: SocketAddr,
+        avoids_tls: bool,
+    ) -> Result<Link, Lost> {
         if context.shared.stage() != Stage::Serving {
             // The bell has rung already.
             return Err(Lost::Ending);
@@ -123,14 +153,21 @@ impl Link {
                 Ready::Bell => {}
             }
         }
-        let session = Session::new(context.hostname.clone(), Timeouts::from_reply(reply), context.net.now());
+        let (wants, timeouts) = (next_hop.security.wants(avoids_tls), Timeouts::from_reply(reply));
+        let session = Session::new(context.hostname.clone(), timeouts, wants, context.net.now());
+        let stream = Stream::new(connection);
         let mut link =
-            Link { context: context.clone(), connection, session, left: Vec::new(), event: None, is_open: false };
+            Link { context: context.clone(), stream, session, left: Vec::new(), event: None, is_open: false };
         loop {
             match link.turn().await {
                 Event::Ready => {
                     link.is_open = true;
                     return Ok(link);
+                }
+                Event::StartTls => {
+                    // The session asks for it only where it was told to.
+                    let Some(tls) = &next_hop.security.tls else { return Err(Lost::Closed) };
+                    link.start_tls(tls, address).await?;
                 }
                 Event::Lost(lost) => return Err(lost),
                 _ => {}
@@ -138,9 +175,41 @@ impl Link {
         }
     }
 
+    /// Does the TLS handshake, in the time that a reply may take.
+    async fn start_tls(&mut self, tls: &ClientTls, address: SocketAddr) -> Result<(), Lost> {
+        let result = self.handshake(tls, address).await;
+        let metrics = &self.context.metrics.next_hop_tls_handshakes;
+        match &result {
+            Ok(()) => metrics.ok.increment(1),
+            Err(Lost::Handshake(..)) => metrics.failed.increment(1),
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn handshake(&mut self, tls: &ClientTls, address: SocketAddr) -> Result<(), Lost> {
+        let failed = |error| Lost::Handshake(address, error);
+        self.left.clear();
+        self.stream.begin_client(tls.config.clone(), tls.name.clone()).map_err(failed)?;
+        loop {
+            self.stream.set_deadline(self.session.next_deadline());
+            let Some(ready) = self.stream.handshake().await.map_err(failed)? else {
+                self.session.handle_tls(self.context.net.now());
+                return Ok(());
+            };
+            match ready {
+                Ready::Deadline if self.session.handle_time(self.context.net.now()).is_some() => {
+                    return Err(failed(io::ErrorKind::TimedOut.into()));
+                }
+                Ready::Bell if self.is_over() => return Err(Lost::Ending),
+                _ => {}
+            }
+        }
+    }
+
     /// What wakes the task that waits for this connection.
     pub fn nudge(&self) -> Nudge {
-        self.connection.nudge()
+        self.stream.nudge()
     }
 
     /// The dialogue.
@@ -165,8 +234,8 @@ impl Link {
             if let Some(event) = self.event.take() {
                 return event;
             }
-            self.connection.set_deadline(self.session.next_deadline());
-            match self.connection.ready().await {
+            self.stream.set_deadline(self.session.next_deadline());
+            match self.stream.ready().await {
                 Ready::Socket => {
                     if let Some(event) = self.read() {
                         return event;
@@ -204,9 +273,9 @@ impl Link {
 
     /// Waits for a nudge, or for the next hop to end the connection, at most this long.
     pub async fn idle(&mut self, longest: Duration) -> Idle {
-        self.connection.set_deadline(Some(self.context.net.now() + longest));
+        self.stream.set_deadline(Some(self.context.net.now() + longest));
         loop {
-            match self.connection.ready().await {
+            match self.stream.ready().await {
                 Ready::Bell => return Idle::Nudged,
                 Ready::Deadline => return Idle::Passed,
                 // Whatever it says now, nobody asked: a 421, its end, or octets out of turn.
@@ -238,7 +307,7 @@ impl Link {
         let buffer = scratch.get_mut(..READ_MAX_OCTETS)?;
         // The dialogue takes whole lines, and refuses long ones: little is ever left.
         buffer.get_mut(..start)?.copy_from_slice(&self.left);
-        match self.connection.read(&mut buffer[start..]) {
+        match self.stream.read(&mut buffer[start..]) {
             Ok(None) => None,
             Ok(Some(0)) | Err(_) => Some(Event::Lost(Lost::Dialogue(self.session.handle_end()))),
             Ok(Some(octets)) => {
@@ -256,6 +325,7 @@ impl Link {
         let (consumed, step) = self.session.step(now, input);
         let event = match step {
             Step::NeedMore => None,
+            Step::StartTls => Some(Event::StartTls),
             Step::Ready => Some(Event::Ready),
             Step::SendBody => Some(Event::SendBody),
             Step::Answered => Some(Event::Answered),
@@ -269,37 +339,44 @@ impl Link {
     /// read no more itself, or have refused what is being sent. What that comes to is told by
     /// [`Self::turn`].
     pub async fn flush(&mut self) -> Result<(), Lost> {
-        while !self.session.output().is_empty() {
-            match self.connection.write(self.session.output()) {
-                Ok(Some(sent)) => self.session.output_sent(self.context.net.now(), sent),
-                Ok(None) => {
-                    self.connection.set_deadline(self.session.next_deadline());
-                    match self.connection.ready_or_writable().await {
-                        Ready::Socket => match self.read() {
-                            Some(Event::Lost(lost)) => return Err(lost),
-                            Some(event) => self.event = Some(event),
-                            None => {}
-                        },
-                        Ready::Deadline => {
-                            if let Some(failure) = self.session.handle_time(self.context.net.now()) {
-                                return Err(Lost::Dialogue(failure));
-                            }
-                        }
-                        Ready::Bell if self.is_over() => return Err(Lost::Ending),
-                        Ready::Bell => {}
-                    }
-                }
+        loop {
+            match self.send() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 Err(_) => return Err(Lost::Dialogue(self.session.handle_end())),
             }
+            self.stream.set_deadline(self.session.next_deadline());
+            match self.stream.ready_or_writable().await {
+                Ready::Socket => match self.read() {
+                    Some(Event::Lost(lost)) => return Err(lost),
+                    Some(event) => self.event = Some(event),
+                    None => {}
+                },
+                Ready::Deadline => {
+                    if let Some(failure) = self.session.handle_time(self.context.net.now()) {
+                        return Err(Lost::Dialogue(failure));
+                    }
+                }
+                Ready::Bell if self.is_over() => return Err(Lost::Ending),
+                Ready::Bell => {}
+            }
         }
-        Ok(())
+    }
+
+    /// Sends what the socket takes. True: all has left.
+    fn send(&mut self) -> io::Result<bool> {
+        while !self.session.output().is_empty() {
+            let Some(sent) = self.stream.write(self.session.output())? else { return Ok(false) };
+            self.session.output_sent(self.context.net.now(), sent);
+        }
+        self.stream.flush()
     }
 
     /// Says goodbye without waiting for the answer.
     pub async fn quit(mut self) {
         self.session.quit(self.context.net.now());
         // A next hop that does not read it is of no more interest.
-        let _ = self.connection.write(self.session.output());
-        self.connection.linger();
+        let _ = self.send();
+        self.stream.linger();
     }
 }

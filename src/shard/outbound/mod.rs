@@ -6,6 +6,7 @@
 //! | [`keeper`] | what comes with time: retries, expiry, segments that nothing needs |
 //! | [`worker`] | one connection, transaction after transaction |
 //! | [`link`] | the driver of `smtp::client` |
+//! | [`security`] | what protects a connection |
 //! | [`content`] | a message to be sent, in memory or read back |
 //! | [`settle`] | what an attempt came to: outcomes, retries |
 //! | [`recorder`] | outcomes on their way to the spool |
@@ -28,6 +29,7 @@ mod keeper;
 mod link;
 mod notice;
 mod recorder;
+mod security;
 mod settle;
 mod worker;
 
@@ -35,6 +37,7 @@ pub use content::{Body, Content};
 pub use keeper::keep;
 pub use notice::{Acknowledgement, Notice};
 pub use recorder::{Recorder, write_lost};
+pub use security::{ClientTls, Security};
 
 use super::Context;
 use super::net::{Alarm, Net, Nudge};
@@ -90,6 +93,8 @@ struct Pool {
     crowded_until_ms: Cell<u64>,
     /// Until when this shard gives up no further connection: one at a time, or it had none soon.
     gave_way_until_ms: Cell<u64>,
+    /// Until when connections go without TLS where it is optional: it failed.
+    clear_until_ms: Cell<u64>,
     /// Where the next look for a connection's next job begins, so that no lane has to wait for
     /// another.
     turn: Cell<usize>,

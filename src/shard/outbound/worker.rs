@@ -100,7 +100,7 @@ impl Drop for Worker {
 impl Worker {
     async fn run(&self) {
         let (opened, began_ms) = (self.context.net.now(), self.context.now_ms());
-        let mut link = match Link::open(&self.context, self.state()).await {
+        let mut link = match Link::open(&self.context, self.next_hop).await {
             Ok(link) => link,
             Err(lost) => return self.unreachable(&lost, began_ms),
         };
@@ -338,7 +338,7 @@ impl Worker {
                 }
                 Event::Answered => break None,
                 Event::Lost(lost) => break Some(lost),
-                Event::Ready | Event::Nudged => {}
+                Event::Ready | Event::Nudged | Event::StartTls => {}
             }
         };
         self.finish(link, job, content, &places, lost)

@@ -11,6 +11,10 @@ pub enum Stage {
     Greeting,
     /// Waiting for the reply to EHLO or HELO.
     Hello,
+    /// Waiting for the reply to STARTTLS.
+    StartTls,
+    /// In the TLS handshake.
+    Handshake,
     /// Between transactions.
     Idle,
     /// Waiting for the reply to MAIL, or to the RSET before it.
@@ -33,6 +37,8 @@ impl Stage {
         match self {
             Stage::Greeting => "greeting",
             Stage::Hello => "EHLO",
+            Stage::StartTls => "STARTTLS",
+            Stage::Handshake => "TLS handshake",
             Stage::Idle => "idle",
             Stage::Mail => "MAIL",
             Stage::Rcpt => "RCPT",
@@ -55,6 +61,8 @@ pub enum Cause {
     Garbage,
     /// The greeting or the hello was refused; a 421; or an error reply where none was due.
     Refused(Rc<Answer>),
+    /// STARTTLS is not offered, and nothing may be sent without it.
+    NoTls,
     /// Our own fault: BDAT announced another number of octets than there were.
     Miscounted,
 }
@@ -72,7 +80,7 @@ impl Failure {
     /// Whether no transaction was open: this says something about the next hop, and nothing about
     /// a message.
     pub fn is_before_transaction(&self) -> bool {
-        matches!(self.stage, Stage::Greeting | Stage::Hello | Stage::Idle)
+        matches!(self.stage, Stage::Greeting | Stage::Hello | Stage::StartTls | Stage::Handshake | Stage::Idle)
     }
 
     /// Whether the next hop may have taken the message all the same: it had been handed all the
@@ -90,7 +98,7 @@ impl Failure {
         // status.
         let enhanced = match &self.cause {
             Cause::Refused(answer) if !answer.is_permanent() => return Rc::clone(answer),
-            Cause::Timeout | Cause::Closed | Cause::Refused(_) => "4.4.2",
+            Cause::Timeout | Cause::Closed | Cause::Refused(_) | Cause::NoTls => "4.4.2",
             Cause::Garbage => "4.5.0",
             Cause::Miscounted => "4.3.0",
         };
@@ -106,6 +114,7 @@ impl fmt::Display for Failure {
             Cause::Closed => write!(f, "connection lost at {stage}"),
             Cause::Garbage => write!(f, "senseless reply at {stage}"),
             Cause::Refused(answer) => write!(f, "refused at {stage}: {answer}"),
+            Cause::NoTls => f.write_str("STARTTLS is required and not offered"),
             Cause::Miscounted => write!(f, "content of another size than announced at {stage}"),
         }
     }

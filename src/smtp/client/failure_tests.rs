@@ -1,6 +1,7 @@
 //! What goes wrong at each stage, and what it means for each recipient. Dialogues like those in
 //! [`tests`](super::tests).
 
+use super::Wants;
 use super::tests::{ENVELOPE, after_hello, message, offering, recipient, run, run_cut};
 
 /// What can go wrong at any stage: what the server does, how it is told, what is said to those
@@ -242,7 +243,12 @@ fn too_many_recipients() {
 /// Octets that answer nothing. With the input cut before them they would come later, and might
 /// then be taken for the answer to what was sent meanwhile: that is the network's doing.
 fn whole(dialogue: &str) {
-    run_cut(dialogue, &message(5, &[recipient("a@b.example"), recipient("c@d.example")]), usize::MAX);
+    run_cut(
+        dialogue,
+        &Wants::default(),
+        &message(5, &[recipient("a@b.example"), recipient("c@d.example")]),
+        usize::MAX,
+    );
 }
 
 #[test]

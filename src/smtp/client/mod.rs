@@ -8,8 +8,9 @@
 //!
 //! ```text
 //! new ──> Ready ── begin ──> SendBody ── body, body_end ──> Answered (take_dispositions) ──┐
-//!           ^                    └───────── nobody accepted ───^                           │
-//!           └──────────────────────────────── unless must_close ──────────────────────────┘
+//!  │        ^ ^                  └───────── nobody accepted ───^                           │
+//!  │        │ └────────────────────────────── unless must_close ──────────────────────────┘
+//!  └─> StartTls: handshake, handle_tls
 //! ```
 //!
 //! Every failure is the session's end: [`Step::Failed`], [`Session::handle_time`] or
@@ -31,19 +32,26 @@
 //!   by one that refuses BDAT without taking its octets. Rejected: MAIL, RCPT and BDAT in one
 //!   group, one round trip less.
 //! - RSET precedes MAIL, in the same group, unless the transaction before it had its final reply.
+//! - What came behind the reply to STARTTLS in the same input is thrown away, and no other input is
+//!   taken until the handshake is done: whatever was put there before it is not heard after it. What
+//!   was offered before it is forgotten.
+//! - A reply to STARTTLS that comes before the command has left is [`Cause::Garbage`].
 
 mod capabilities;
 mod failure;
+mod opening;
 mod output;
 mod reply;
 mod transaction;
 
 pub use capabilities::Capabilities;
 pub use failure::{Cause, Failure, Stage};
+pub use opening::{StartTls, Wants};
 pub use reply::Answer;
 pub use transaction::{Disposition, Recipient, Transaction, Unsendable};
 
 use super::encoder::Encoder;
+use opening::Channel;
 use output::Output;
 use reply::{Malformed, Reader};
 use std::rc::Rc;
@@ -74,6 +82,9 @@ impl Timeouts {
 pub enum Step {
     /// Send the output, read more input behind what was not consumed.
     NeedMore,
+    /// Do the TLS handshake as its client, then call [`Session::handle_tls`]. Nothing is to be sent
+    /// and nothing was left of the input; what comes now is the handshake's.
+    StartTls,
     /// The hello is done: [`Session::begin`] may be called.
     Ready,
     /// Give the content to [`Session::body`], then call [`Session::body_end`].
@@ -114,6 +125,9 @@ enum State {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    /// The driver does the handshake; its octets are not for this session.
+    Handshake,
     /// No transaction and no reply due.
     Ready,
     /// The envelope is being sent; with PIPELINING, DATA with it. `octets` are the content's.
@@ -139,6 +153,8 @@ enum State {
 pub struct Session {
     hostname: Rc<str>,
     timeouts: Timeouts,
+    wants: Wants,
+    channel: Channel,
     state: State,
     capabilities: Capabilities,
     reader: Reader,
@@ -153,10 +169,12 @@ pub struct Session {
 
 impl Session {
     /// A session on a connection just made, waiting for the greeting. `hostname` is EHLO's argument.
-    pub fn new(hostname: Rc<str>, timeouts: Timeouts, now: Instant) -> Self {
+    pub fn new(hostname: Rc<str>, timeouts: Timeouts, wants: Wants, now: Instant) -> Self {
         Session {
             hostname,
             timeouts,
+            wants,
+            channel: Channel::Clear,
             state: State::Greeting,
             capabilities: Capabilities::default(),
             reader: Reader::default(),
@@ -182,7 +200,7 @@ impl Session {
         }
     }
 
-    /// What the next hop offered in its answer to EHLO; all of it once [`Step::Ready`] was told.
+    /// What the next hop offered in its last answer to EHLO; all of it once [`Step::Ready`] was told.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -341,8 +359,10 @@ impl Session {
             if rest.is_empty() {
                 return (at, Step::NeedMore);
             }
-            if matches!(self.state, State::Ready | State::Body(_)) {
-                self.distrust(now);
+            match self.state {
+                State::Ready | State::Body(_) => self.distrust(now),
+                State::Handshake => return (input.len(), self.failed(Cause::Garbage)),
+                _ => {}
             }
             let line = match self.reader.line(rest) {
                 Ok(Some(line)) => line,
@@ -358,6 +378,9 @@ impl Session {
             }
             let pipelined = self.is_pipelined();
             let step = self.handle_reply(now, line.code, line.text);
+            if step == Some(Step::StartTls) {
+                return (input.len(), Step::StartTls);
+            }
             if at < input.len() && !pipelined && !self.must_close() {
                 self.distrust(now);
             }
@@ -380,6 +403,8 @@ impl Session {
         match &self.state {
             State::Greeting => Stage::Greeting,
             State::Ehlo | State::Helo => Stage::Hello,
+            State::StartTls => Stage::StartTls,
+            State::Handshake => Stage::Handshake,
             State::Ready | State::Over(_) => Stage::Idle,
             State::Envelope { next: Command::Reset | Command::Mail, .. } => Stage::Mail,
             State::Envelope { next: Command::Recipient(_), .. } => Stage::Rcpt,
@@ -457,11 +482,11 @@ impl Session {
         }
         match (&self.state, refusal) {
             (State::Greeting, None) if code == 220 => self.say_hello("EHLO", State::Ehlo),
-            (State::Ehlo | State::Helo, None) if class == 2 => {
-                self.state = State::Ready;
-                Some(Step::Ready)
+            (State::Ehlo | State::Helo, None) if class == 2 => self.hello_answered(),
+            (State::Ehlo, Some(answer)) if answer.is_permanent() && self.may_say_helo() => {
+                self.say_hello("HELO", State::Helo)
             }
-            (State::Ehlo, Some(answer)) if answer.is_permanent() => self.say_hello("HELO", State::Helo),
+            (State::StartTls, refusal) => self.starttls_answered(code, refusal),
             (State::Greeting | State::Ehlo | State::Helo | State::Unsolicited(_), Some(answer)) => {
                 Some(self.failed(Cause::Refused(answer)))
             }
@@ -478,12 +503,6 @@ impl Session {
             }
             _ => Some(self.failed(Cause::Garbage)),
         }
-    }
-
-    fn say_hello(&mut self, verb: &str, next: State) -> Option<Step> {
-        self.output.say(format!("{verb} {}\r\n", self.hostname).as_bytes());
-        self.state = next;
-        None
     }
 
     fn handle_envelope(
@@ -554,5 +573,7 @@ mod failure_tests;
 mod model_tests;
 #[cfg(test)]
 mod next_hop_tests;
+#[cfg(test)]
+mod opening_tests;
 #[cfg(test)]
 mod tests;

@@ -230,7 +230,7 @@ struct Run {
 impl Run {
     fn new(next_hop: NextHop, cuts: Vec<usize>) -> Self {
         let now = Instant::now();
-        let session = Session::new("gw.example".into(), TIMEOUTS, now);
+        let session = Session::new("gw.example".into(), TIMEOUTS, Wants::default(), now);
         Run { session, next_hop, now, cuts, cut: 0, unread: Vec::new() }
     }
 
@@ -521,7 +521,7 @@ proptest! {
     #[test]
     fn noise(ops in vec(op(), 0..60), greeted in any::<bool>()) {
         let mut now = Instant::now();
-        let mut session = Session::new("gw.example".into(), TIMEOUTS, now);
+        let mut session = Session::new("gw.example".into(), TIMEOUTS, Wants::default(), now);
         let paths = [recipient("a@b.example"), recipient("c@d.example"), recipient("e@f.example")];
         let mut unread = if greeted { b"220 mx\r\n".to_vec() } else { Vec::new() };
         let (mut begun, mut settled, mut over) = (0, 0, false);

@@ -43,7 +43,7 @@ impl Pair {
         };
         let now = Instant::now();
         Pair {
-            client: Session::new("gw.example".into(), TIMEOUTS, now),
+            client: Session::new("gw.example".into(), TIMEOUTS, Wants::default(), now),
             server: server::Session::new(Rc::new(profile), [192, 0, 2, 1].into(), now),
             up: Vec::new(),
             down: Vec::new(),

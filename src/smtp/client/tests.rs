@@ -48,19 +48,22 @@ struct Driver {
     /// Told and not yet looked at.
     told: Vec<String>,
     sending: bool,
+    /// What is read is the handshake's, not the session's.
+    handshaking: bool,
     over: bool,
 }
 
 impl Driver {
-    fn new() -> Self {
+    fn new(wants: Wants) -> Self {
         let now = Instant::now();
         Driver {
-            session: Session::new("gw.example".into(), TIMEOUTS, now),
+            session: Session::new("gw.example".into(), TIMEOUTS, wants, now),
             now,
             input: Vec::new(),
             sent: Vec::new(),
             told: Vec::new(),
             sending: true,
+            handshaking: false,
             over: false,
         }
     }
@@ -79,6 +82,9 @@ impl Driver {
     }
 
     fn read(&mut self, octets: &[u8]) {
+        if self.handshaking {
+            return;
+        }
         self.input.extend_from_slice(octets);
         loop {
             let (consumed, step) = self.session.step(self.now, &self.input);
@@ -91,6 +97,12 @@ impl Driver {
                     if !std::mem::replace(&mut self.over, true) {
                         self.tell("closed".to_owned());
                     }
+                    break;
+                }
+                Step::StartTls => {
+                    assert!(self.input.is_empty() && self.session.output().is_empty());
+                    self.handshaking = true;
+                    self.tell("tls".to_owned());
                     break;
                 }
                 Step::Ready => self.tell("ready".to_owned()),
@@ -120,6 +132,10 @@ impl Driver {
             }
             "body" => self.session.body(argument.as_bytes()),
             "end" => self.session.body_end(self.now),
+            "tls" => {
+                self.handshaking = false;
+                self.session.handle_tls(self.now);
+            }
             "quit" => self.session.quit(self.now),
             "hold" => self.sending = false,
             "eof" => {
@@ -139,8 +155,8 @@ impl Driver {
 }
 
 /// Runs a dialogue with the server's octet number `cut` beginning a new piece of input.
-pub(super) fn run_cut(dialogue: &str, transaction: &Transaction<'_>, cut: usize) -> usize {
-    let mut driver = Driver::new();
+pub(super) fn run_cut(dialogue: &str, wants: &Wants, transaction: &Transaction<'_>, cut: usize) -> usize {
+    let mut driver = Driver::new(wants.clone());
     let mut octets = 0;
     let mut lines = dialogue.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
     let context = |driver: &Driver, line: &str| {
@@ -197,15 +213,24 @@ fn octets_of(line: &str) -> Vec<u8> {
     }
 }
 
-fn run_with(dialogue: &str, transaction: &Transaction<'_>) {
-    let octets = run_cut(dialogue, transaction, 0);
+fn run_all(dialogue: &str, wants: &Wants, transaction: &Transaction<'_>) {
+    let octets = run_cut(dialogue, wants, transaction, 0);
     for cut in 1..=octets {
-        run_cut(dialogue, transaction, cut);
+        run_cut(dialogue, wants, transaction, cut);
     }
 }
 
+fn run_with(dialogue: &str, transaction: &Transaction<'_>) {
+    run_all(dialogue, &Wants::default(), transaction);
+}
+
+/// A dialogue of a session that wants this before its first transaction.
+pub(super) fn wanting(wants: &Wants, dialogue: &str) {
+    run_all(dialogue, wants, &message(5, &[recipient("a@b.example"), recipient("c@d.example")]));
+}
+
 pub(super) fn run(dialogue: &str) {
-    run_with(dialogue, &message(5, &[recipient("a@b.example"), recipient("c@d.example")]));
+    wanting(&Wants::default(), dialogue);
 }
 
 /// A dialogue that begins with a hello that offers `offers`.
@@ -398,7 +423,8 @@ fn deadlines_restart_at_progress() {
     run(&format!(
         "{group}! pass 299\nS: 250 a\n! pass 299\nS: 250 b\n! pass 299\nS: 250 c\n! pass 299\nS: 354 d\n= body\n! pass 1000"
     ));
-    let (mut session, mut now) = (Session::new("gw.example".into(), TIMEOUTS, Instant::now()), Instant::now());
+    let (mut session, mut now) =
+        (Session::new("gw.example".into(), TIMEOUTS, Wants::default(), Instant::now()), Instant::now());
     let recipients = [recipient("a@b.example")];
     for said in ["220 mx\r\n", "250-mx\r\n250 PIPELINING\r\n"] {
         assert_eq!(session.step(now, said.as_bytes()).0, said.len());
@@ -432,7 +458,7 @@ fn hundreds_of_recipients() {
     let paths: Vec<String> = (0..3000).map(|number| format!("recipient-{number}@b.example")).collect();
     let recipients: Vec<Recipient<'_>> = paths.iter().map(|path| recipient(path)).collect();
     for offers in ["PIPELINING", "PIPELINING CHUNKING", ""] {
-        let mut driver = Driver::new();
+        let mut driver = Driver::new(Wants::default());
         driver.read(b"220 mx\r\n");
         driver.read(format!("250-mx\r\n250-{}\r\n250 HELP\r\n", offers.replace(' ', "\r\n250-")).as_bytes());
         driver.sent.clear();

@@ -1,0 +1,23 @@
+//! What connections to next hops need before the shards start: certificates to trust.
+//!
+//! Each is read once. On failure: one line that names the next hop, what is wrong and the remedy; the
+//! process does not start.
+
+mod tls;
+
+use crate::config::NextHopConfig;
+use crate::control::preflight::{ExitCode, Failure};
+use crate::shard::Security;
+use std::fmt;
+
+/// How connections to each of the next hops are protected, in their order.
+pub fn secure(next_hops: &[NextHopConfig]) -> Result<Vec<Security>, Failure> {
+    let mut trust = tls::Trust::default();
+    let secure_one = |next_hop: &NextHopConfig| {
+        let failed = |reason: &dyn fmt::Display| {
+            Failure::new(ExitCode::Config, format!("next hop {}: {reason}", next_hop.address))
+        };
+        Ok(Security { tls: tls::client(next_hop, &mut trust).map_err(|reason| failed(&reason))? })
+    };
+    next_hops.iter().map(secure_one).collect()
+}
