@@ -227,6 +227,11 @@ pub const NEXT_HOP_KEEPALIVE: Duration = Duration::from_secs(10);
 /// RFC 5321 section 4.5.3.2 waits. Silence is for the time limits of the dialogue to judge; a
 /// final reply that is given up too soon makes a duplicate.
 pub const NEXT_HOP_KEEPALIVES_MAX: u32 = 60;
+/// Longest command line of an AUTH with its initial response, RFC 4954 section 4: that of RFC 5321
+/// section 4.5.3.1.4.
+pub const NEXT_HOP_COMMAND_LINE_MAX_OCTETS: usize = 512;
+/// Largest file with name and password for a next hop: as one line of an AUTH exchange, it is still one.
+pub const AUTH_FILE_MAX_OCTETS: usize = 4 * KB;
 /// How long connections go without TLS to a next hop where it is optional and has failed.
 pub const NEXT_HOP_CLEAR_MS: u64 = 60 * 60 * 1000;
 /// How long a connection to a next hop is kept without a transaction.
@@ -351,6 +356,7 @@ const _: () = {
     assert!(BODY_IN_MEMORY_MAX_OCTETS + 2 * ENVELOPE_MAX_OCTETS + READ_MAX_OCTETS < RECORD_MAX_OCTETS);
     // Code, enhanced code, the spaces behind them, CRLF.
     assert!(10 + ANSWER_TEXT_MAX_OCTETS + 2 <= 512);
+    assert!(AUTH_FILE_MAX_OCTETS.div_ceil(3) * 4 + 6 <= SASL_LINE_MAX_OCTETS);
     assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= NEXT_HOP_REPLY_MAX_OCTETS);
     assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
     assert!(RECORD_MAX_OCTETS as u64 <= SEGMENT_MIN_OCTETS);

@@ -42,6 +42,7 @@ names! {
     DELIVERY_SECONDS = "gatepost_delivery_seconds", describe_histogram, Seconds, "Time from the first command of an outgoing transaction to its last reply.";
     NEXT_HOP_CONNECTIONS = "gatepost_next_hop_connections_total", describe_counter, Count, "Connections to next hops, by result: opened (the hello was answered) or failed.";
     NEXT_HOP_TLS_HANDSHAKES = "gatepost_next_hop_tls_handshakes_total", describe_counter, Count, "TLS handshakes with next hops, by result: ok, failed (also where the certificate could not be verified).";
+    NEXT_HOP_LOGONS = "gatepost_next_hop_logons_total", describe_counter, Count, "AUTH at next hops, by mechanism and result: ok, failed.";
     WORKER_PANICS = "gatepost_delivery_panics_total", describe_counter, Count, "Outgoing connections ended by a defect of this program.";
     ACK_DELAYS = "gatepost_ack_delays_total", describe_counter, Count, "Why acknowledgements waited no longer for the next hop, by reason: delivered, refused, deferred, limit, drain; or never waited: queued (no slot was free), next_hop_down.";
     POSSIBLE_DUPLICATES = "gatepost_possible_duplicates_total", describe_counter, Count, "Times a message may be delivered twice, by window: next_hop_silent (its last reply was lost), client_gone (our 250 could not be sent).";
@@ -114,6 +115,33 @@ labelled! {
     PossibleDuplicates, POSSIBLE_DUPLICATES, "window": next_hop_silent, client_gone
 }
 
+/// [`NEXT_HOP_LOGONS`] by mechanism and result.
+#[derive(Debug)]
+pub struct NextHopLogons {
+    ok: [Counter; Mechanism::ALL.len()],
+    failed: [Counter; Mechanism::ALL.len()],
+}
+
+impl NextHopLogons {
+    fn new() -> Self {
+        let with = |result: &'static str| {
+            Mechanism::ALL.map(
+                |mechanism| metrics::counter!(NEXT_HOP_LOGONS, "mechanism" => mechanism.name(), "result" => result),
+            )
+        };
+        NextHopLogons { ok: with("ok"), failed: with("failed") }
+    }
+
+    /// Counts a logon by this mechanism.
+    pub fn count(&self, mechanism: Mechanism, is_ok: bool) {
+        let counters = if is_ok { &self.ok } else { &self.failed };
+        let place = Mechanism::ALL.iter().position(|&other| other == mechanism);
+        if let Some(counter) = place.and_then(|place| counters.get(place)) {
+            counter.increment(1);
+        }
+    }
+}
+
 /// The handles of one shard.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "each is named after its metric")]
@@ -133,6 +161,7 @@ pub struct ShardMetrics {
     pub delivery_seconds: Histogram,
     pub next_hop_connections: NextHopConnections,
     pub next_hop_tls_handshakes: NextHopTlsHandshakes,
+    pub next_hop_logons: NextHopLogons,
     pub worker_panics: Counter,
     pub ack_delays: AckDelays,
     pub possible_duplicates: PossibleDuplicates,
@@ -166,6 +195,7 @@ impl ShardMetrics {
             delivery_seconds: metrics::histogram!(DELIVERY_SECONDS),
             next_hop_connections: NextHopConnections::new(),
             next_hop_tls_handshakes: NextHopTlsHandshakes::new(),
+            next_hop_logons: NextHopLogons::new(),
             worker_panics: metrics::counter!(WORKER_PANICS),
             ack_delays: AckDelays::new(),
             possible_duplicates: PossibleDuplicates::new(),

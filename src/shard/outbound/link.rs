@@ -7,7 +7,7 @@ use crate::shard::Context;
 use crate::shard::net::{Connection, Nudge, Ready};
 use crate::shard::shared::{NextHop, Stage};
 use crate::shard::stream::Stream;
-use crate::smtp::client::{Failure, Session, Step, Timeouts, Transaction, Unsendable};
+use crate::smtp::client::{self, Failure, Session, Step, Timeouts, Transaction, Unsendable};
 use crate::stderr;
 use std::fmt;
 use std::io;
@@ -153,7 +153,8 @@ impl Link {
                 Ready::Bell => {}
             }
         }
-        let (wants, timeouts) = (next_hop.security.wants(avoids_tls), Timeouts::from_reply(reply));
+        let wants = next_hop.security.wants(avoids_tls, context.unix_ms()).map_err(failed)?;
+        let timeouts = Timeouts::from_reply(reply);
         let session = Session::new(context.hostname.clone(), timeouts, wants, context.net.now());
         let stream = Stream::new(connection);
         let mut link =
@@ -162,6 +163,9 @@ impl Link {
             match link.turn().await {
                 Event::Ready => {
                     link.is_open = true;
+                    if let Some(mechanism) = link.session.logged_on() {
+                        context.metrics.next_hop_logons.count(mechanism, true);
+                    }
                     return Ok(link);
                 }
                 Event::StartTls => {
@@ -169,7 +173,12 @@ impl Link {
                     let Some(tls) = &next_hop.security.tls else { return Err(Lost::Closed) };
                     link.start_tls(tls, address).await?;
                 }
-                Event::Lost(lost) => return Err(lost),
+                Event::Lost(lost) => {
+                    if let Lost::Dialogue(Failure { stage: client::Stage::Auth(mechanism), .. }) = &lost {
+                        context.metrics.next_hop_logons.count(*mechanism, false);
+                    }
+                    return Err(lost);
+                }
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@
 //! | [`keeper`] | what comes with time: retries, expiry, segments that nothing needs |
 //! | [`worker`] | one connection, transaction after transaction |
 //! | [`link`] | the driver of `smtp::client` |
-//! | [`security`] | what protects a connection |
+//! | [`security`] | what protects a connection, and who logs on |
 //! | [`content`] | a message to be sent, in memory or read back |
 //! | [`settle`] | what an attempt came to: outcomes, retries |
 //! | [`recorder`] | outcomes on their way to the spool |

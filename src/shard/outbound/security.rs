@@ -1,15 +1,24 @@
-//! What protects connections to a next hop.
+//! What protects connections to a next hop, and who logs on there.
 
-use crate::smtp::client::{StartTls, Wants};
+use crate::smtp::client::{Credentials, Logon, StartTls, Wants};
+use crate::smtp::sasl::ntlm::client::Randomness;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use std::io;
 use std::sync::Arc;
+
+/// From the beginning of 1601, where NTLM's time begins, to that of 1970.
+const FILETIME_OF_UNIX_EPOCH_MS: u64 = 11_644_473_600_000;
+/// Units of NTLM's time.
+const FILETIME_PER_MS: u64 = 10_000;
 
 /// How connections to a next hop are protected.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
     /// TLS; `None`: never.
     pub tls: Option<ClientTls>,
+    /// Who logs on; `None`: nobody.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 /// TLS as a next hop's client.
@@ -25,14 +34,28 @@ pub struct ClientTls {
 
 impl Security {
     /// What a session on a new connection wants first. `avoids_tls`: where TLS is optional, it
-    /// failed a while ago.
-    pub fn wants(&self, avoids_tls: bool) -> Wants {
+    /// failed a while ago. An error: the system has no random numbers.
+    pub fn wants(&self, avoids_tls: bool, unix_ms: u64) -> io::Result<Wants> {
         let starttls = match &self.tls {
             Some(tls) if tls.is_required => StartTls::Always,
             Some(_) if !avoids_tls => StartTls::IfOffered,
             _ => StartTls::Never,
         };
-        Wants { starttls }
+        let logon = self.credentials.as_ref().map(|credentials| self.logon(credentials, unix_ms)).transpose()?;
+        Ok(Wants { starttls, logon })
+    }
+
+    fn logon(&self, credentials: &Arc<Credentials>, unix_ms: u64) -> io::Result<Logon> {
+        let mut randomness = Randomness { nonce: [0; 8], session_key: [0; 16] };
+        getrandom::fill(&mut randomness.nonce)?;
+        getrandom::fill(&mut randomness.session_key)?;
+        Ok(Logon {
+            credentials: credentials.clone(),
+            // Without TLS the operator asked for it.
+            in_clear: self.tls.is_none(),
+            randomness,
+            filetime: (unix_ms + FILETIME_OF_UNIX_EPOCH_MS).saturating_mul(FILETIME_PER_MS),
+        })
     }
 
     /// Whether mail goes without TLS where it fails.

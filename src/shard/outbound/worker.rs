@@ -204,7 +204,7 @@ impl Worker {
         context.metrics.next_hop_connections.failed.increment(1);
         let state = self.state();
         let is_up = state.availability(context.now_ms()) == Availability::Up;
-        let is_refused = matches!(lost, Lost::Dialogue(failure) if matches!(failure.cause, Cause::Refused(_)));
+        let is_refused = matches!(lost, Lost::Dialogue(failure) if failure.is_refusal_for_now());
         // Another connection, begun later, got its hello answered: what befalls this one is old news.
         let is_late = matches!(lost, Lost::Dialogue(_)) && state.was_opened_after(began_ms);
         let (pool, now_ms) = (self.pool(), context.now_ms());

@@ -1,11 +1,12 @@
 //! How a session fails: where, and why.
 
 use super::reply::Answer;
+use crate::smtp::sasl::Mechanism;
 use std::fmt;
 use std::rc::Rc;
 
 /// What the session was doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Waiting for the greeting.
     Greeting,
@@ -15,6 +16,8 @@ pub enum Stage {
     StartTls,
     /// In the TLS handshake.
     Handshake,
+    /// Waiting for a reply in an AUTH exchange of this mechanism.
+    Auth(Mechanism),
     /// Between transactions.
     Idle,
     /// Waiting for the reply to MAIL, or to the RSET before it.
@@ -39,6 +42,9 @@ impl Stage {
             Stage::Hello => "EHLO",
             Stage::StartTls => "STARTTLS",
             Stage::Handshake => "TLS handshake",
+            Stage::Auth(Mechanism::Ntlm) => "AUTH NTLM",
+            Stage::Auth(Mechanism::Login) => "AUTH LOGIN",
+            Stage::Auth(Mechanism::Plain) => "AUTH PLAIN",
             Stage::Idle => "idle",
             Stage::Mail => "MAIL",
             Stage::Rcpt => "RCPT",
@@ -63,6 +69,10 @@ pub enum Cause {
     Refused(Rc<Answer>),
     /// STARTTLS is not offered, and nothing may be sent without it.
     NoTls,
+    /// No mechanism of AUTH is offered that may be used.
+    NoMechanism,
+    /// A challenge in an AUTH exchange is none of its mechanism.
+    Challenge,
     /// Our own fault: BDAT announced another number of octets than there were.
     Miscounted,
 }
@@ -80,7 +90,19 @@ impl Failure {
     /// Whether no transaction was open: this says something about the next hop, and nothing about
     /// a message.
     pub fn is_before_transaction(&self) -> bool {
-        matches!(self.stage, Stage::Greeting | Stage::Hello | Stage::StartTls | Stage::Handshake | Stage::Idle)
+        matches!(
+            self.stage,
+            Stage::Greeting | Stage::Hello | Stage::StartTls | Stage::Handshake | Stage::Auth(_) | Stage::Idle
+        )
+    }
+
+    /// Whether the next hop refused this connection, and may take another one later: not where it
+    /// refuses who logs on.
+    pub fn is_refusal_for_now(&self) -> bool {
+        match (&self.cause, self.stage) {
+            (Cause::Refused(answer), Stage::Auth(_)) => !answer.is_permanent(),
+            (cause, _) => matches!(cause, Cause::Refused(_)),
+        }
     }
 
     /// Whether the next hop may have taken the message all the same: it had been handed all the
@@ -98,8 +120,8 @@ impl Failure {
         // status.
         let enhanced = match &self.cause {
             Cause::Refused(answer) if !answer.is_permanent() => return Rc::clone(answer),
-            Cause::Timeout | Cause::Closed | Cause::Refused(_) | Cause::NoTls => "4.4.2",
-            Cause::Garbage => "4.5.0",
+            Cause::Timeout | Cause::Closed | Cause::Refused(_) | Cause::NoTls | Cause::NoMechanism => "4.4.2",
+            Cause::Garbage | Cause::Challenge => "4.5.0",
             Cause::Miscounted => "4.3.0",
         };
         Rc::new(Answer::new(451, format!("{enhanced} Next hop: {self}").as_bytes()))
@@ -115,6 +137,8 @@ impl fmt::Display for Failure {
             Cause::Garbage => write!(f, "senseless reply at {stage}"),
             Cause::Refused(answer) => write!(f, "refused at {stage}: {answer}"),
             Cause::NoTls => f.write_str("STARTTLS is required and not offered"),
+            Cause::NoMechanism => f.write_str("no mechanism of AUTH is offered that may be used"),
+            Cause::Challenge => write!(f, "senseless challenge at {stage}"),
             Cause::Miscounted => write!(f, "content of another size than announced at {stage}"),
         }
     }

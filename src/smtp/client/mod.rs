@@ -10,7 +10,7 @@
 //! new ──> Ready ── begin ──> SendBody ── body, body_end ──> Answered (take_dispositions) ──┐
 //!  │        ^ ^                  └───────── nobody accepted ───^                           │
 //!  │        │ └────────────────────────────── unless must_close ──────────────────────────┘
-//!  └─> StartTls: handshake, handle_tls
+//!  └─> StartTls: handshake, handle_tls (then AUTH, if there is to be one)
 //! ```
 //!
 //! Every failure is the session's end: [`Step::Failed`], [`Session::handle_time`] or
@@ -35,10 +35,13 @@
 //! - What came behind the reply to STARTTLS in the same input is thrown away, and no other input is
 //!   taken until the handshake is done: whatever was put there before it is not heard after it. What
 //!   was offered before it is forgotten.
-//! - A reply to STARTTLS that comes before the command has left is [`Cause::Garbage`].
+//! - A reply to STARTTLS or in an AUTH exchange that comes before what it answers has left is
+//!   [`Cause::Garbage`], and so is a 235 before everything of the mechanism was said.
+//! - STARTTLS, AUTH and each answer in its exchange are sent alone.
 
 mod capabilities;
 mod failure;
+mod logon;
 mod opening;
 mod output;
 mod reply;
@@ -46,11 +49,14 @@ mod transaction;
 
 pub use capabilities::Capabilities;
 pub use failure::{Cause, Failure, Stage};
+pub use logon::{Credentials, Logon};
 pub use opening::{StartTls, Wants};
 pub use reply::Answer;
 pub use transaction::{Disposition, Recipient, Transaction, Unsendable};
 
 use super::encoder::Encoder;
+use super::sasl::Mechanism;
+use logon::Exchange;
 use opening::Channel;
 use output::Output;
 use reply::{Malformed, Reader};
@@ -128,6 +134,7 @@ enum State {
     StartTls,
     /// The driver does the handshake; its octets are not for this session.
     Handshake,
+    Auth(Box<Exchange>),
     /// No transaction and no reply due.
     Ready,
     /// The envelope is being sent; with PIPELINING, DATA with it. `octets` are the content's.
@@ -155,6 +162,7 @@ pub struct Session {
     timeouts: Timeouts,
     wants: Wants,
     channel: Channel,
+    logged_on: Option<Mechanism>,
     state: State,
     capabilities: Capabilities,
     reader: Reader,
@@ -175,6 +183,7 @@ impl Session {
             timeouts,
             wants,
             channel: Channel::Clear,
+            logged_on: None,
             state: State::Greeting,
             capabilities: Capabilities::default(),
             reader: Reader::default(),
@@ -203,6 +212,11 @@ impl Session {
     /// What the next hop offered in its last answer to EHLO; all of it once [`Step::Ready`] was told.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// The mechanism by which the next hop has accepted the logon.
+    pub fn logged_on(&self) -> Option<Mechanism> {
+        self.logged_on
     }
 
     /// Whether a transaction may begin.
@@ -405,6 +419,7 @@ impl Session {
             State::Ehlo | State::Helo => Stage::Hello,
             State::StartTls => Stage::StartTls,
             State::Handshake => Stage::Handshake,
+            State::Auth(exchange) => Stage::Auth(exchange.mechanism),
             State::Ready | State::Over(_) => Stage::Idle,
             State::Envelope { next: Command::Reset | Command::Mail, .. } => Stage::Mail,
             State::Envelope { next: Command::Recipient(_), .. } => Stage::Rcpt,
@@ -473,6 +488,9 @@ impl Session {
     /// A whole reply: its code, and the text of its last line.
     fn handle_reply(&mut self, now: Instant, code: u16, text: &[u8]) -> Option<Step> {
         self.since = now;
+        if matches!(self.state, State::Auth(_)) {
+            return self.auth_answered(code, text);
+        }
         let class = code / 100;
         let refusal = (class >= 4).then(|| Rc::new(Answer::new(code, text)));
         if let (421, Some(answer)) = (code, &refusal)
@@ -569,6 +587,8 @@ impl Session {
 
 #[cfg(test)]
 mod failure_tests;
+#[cfg(test)]
+mod logon_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

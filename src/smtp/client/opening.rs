@@ -1,9 +1,10 @@
-//! From the greeting to the first transaction: EHLO, STARTTLS, EHLO again.
+//! From the greeting to the first transaction: EHLO, STARTTLS, EHLO again, AUTH.
 //!
 //! With [`StartTls::Always`], nothing but EHLO, STARTTLS and QUIT is said before TLS is up: no HELO
 //! either, since behind it nothing is offered.
 
 use super::failure::Cause;
+use super::logon::{Exchange, Logon};
 use super::reply::Answer;
 use super::{Capabilities, Session, State, Step};
 use std::rc::Rc;
@@ -27,6 +28,8 @@ pub enum StartTls {
 pub struct Wants {
     /// TLS.
     pub starttls: StartTls,
+    /// AUTH, after it; what does not accept it is of no use.
+    pub logon: Option<Logon>,
 }
 
 /// What protects the session.
@@ -66,22 +69,23 @@ impl Session {
 
     /// Whether a next hop that knows no EHLO is of use.
     pub(super) fn may_say_helo(&self) -> bool {
-        self.channel != Channel::Clear || self.wants.starttls != StartTls::Always
+        let needs_tls = self.channel == Channel::Clear && self.wants.starttls == StartTls::Always;
+        !needs_tls && self.wants.logon.is_none()
     }
 
     /// The hello was answered.
     pub(super) fn hello_answered(&mut self) -> Option<Step> {
         if self.channel != Channel::Clear {
-            return self.opened();
+            return self.log_on();
         }
         match self.wants.starttls {
-            StartTls::Never => self.opened(),
+            StartTls::Never => self.log_on(),
             StartTls::IfOffered | StartTls::Always if self.capabilities.starttls => {
                 self.output.say(b"STARTTLS\r\n");
                 self.state = State::StartTls;
                 None
             }
-            StartTls::IfOffered => self.opened(),
+            StartTls::IfOffered => self.log_on(),
             StartTls::Always => Some(self.failed(Cause::NoTls)),
         }
     }
@@ -97,11 +101,56 @@ impl Session {
             }
             None => Some(self.failed(Cause::Garbage)),
             Some(answer) if self.wants.starttls == StartTls::Always => Some(self.failed(Cause::Refused(answer))),
-            Some(_) => self.opened(),
+            Some(_) => self.log_on(),
         }
     }
 
-    fn opened(&mut self) -> Option<Step> {
+    fn log_on(&mut self) -> Option<Step> {
+        let Some(logon) = &self.wants.logon else { return self.ready() };
+        match Exchange::begin(logon, self.channel, self.capabilities.auth, None) {
+            Some(exchange) => self.say_auth(exchange),
+            None => Some(self.failed(Cause::NoMechanism)),
+        }
+    }
+
+    fn say_auth(&mut self, exchange: Exchange) -> Option<Step> {
+        self.output.say_secret(exchange.line());
+        self.state = State::Auth(Box::new(exchange));
+        None
+    }
+
+    /// The reply to AUTH or to an answer in its exchange.
+    pub(super) fn auth_answered(&mut self, code: u16, text: &[u8]) -> Option<Step> {
+        let is_sent = self.output().is_empty();
+        let (State::Auth(exchange), Some(logon)) = (&mut self.state, &self.wants.logon) else { return None };
+        let cause = match code {
+            // What is not sent yet cannot have been answered.
+            _ if !is_sent => Cause::Garbage,
+            400.. if exchange.is_cancelled() => Cause::Challenge,
+            400.. => {
+                let answer = exchange.shown(logon, code, text);
+                if Exchange::is_of_mechanism(&answer)
+                    && let Some(next) = Exchange::begin(logon, self.channel, self.capabilities.auth, Some(exchange))
+                {
+                    return self.say_auth(next);
+                }
+                Cause::Refused(Rc::new(answer))
+            }
+            334 if !exchange.is_cancelled() => {
+                exchange.challenge(logon, text);
+                self.output.say_secret(exchange.line());
+                return None;
+            }
+            235 if exchange.may_succeed() => {
+                self.logged_on = Some(exchange.mechanism);
+                return self.ready();
+            }
+            _ => Cause::Garbage,
+        };
+        Some(self.failed(cause))
+    }
+
+    fn ready(&mut self) -> Option<Step> {
         self.state = State::Ready;
         Some(Step::Ready)
     }

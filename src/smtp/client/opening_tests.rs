@@ -8,7 +8,7 @@ const HELLO: &str = "S: 220 mx.example\nC: EHLO gw.example\n";
 const OFFER: &str = "S: 250-mx.example\nS: 250-PIPELINING\nS: 250-CHUNKING\nS: 250 STARTTLS\n";
 
 fn wants(starttls: StartTls) -> Wants {
-    Wants { starttls }
+    Wants { starttls, logon: None }
 }
 
 fn both(dialogue: &str) {

@@ -2,15 +2,26 @@
 
 use crate::limits::NEXT_HOP_OUTPUT_KEPT_OCTETS;
 use memchr::memchr;
+use std::fmt;
+use zeroize::Zeroize;
 
 /// Output in the order of sending. Without PIPELINING a transaction's later commands wait here,
 /// written but not released.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Output {
     octets: Vec<u8>,
     sent: usize,
     /// The end of what may be sent.
     released: usize,
+    /// It has something that must not stay in memory.
+    is_secret: bool,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Output { octets, sent, released, is_secret: _ } = self;
+        write!(f, "Output {{ {} octets, {released} released, {sent} sent }}", octets.len())
+    }
 }
 
 impl Output {
@@ -31,6 +42,15 @@ impl Output {
     pub fn say(&mut self, octets: &[u8]) {
         self.tail().extend_from_slice(octets);
         self.release_all();
+    }
+
+    /// Appends a line, to be sent at once, and overwritten when it has left.
+    pub fn say_secret(&mut self, line: &[u8]) {
+        self.is_secret = true;
+        // What grows leaves a copy behind.
+        self.tail().reserve(line.len() + 2);
+        self.say(line);
+        self.say(b"\r\n");
     }
 
     /// The buffer, to be appended to; what left of it does not stay for long.
@@ -56,6 +76,9 @@ impl Output {
 
     /// Throws everything away.
     pub fn clear(&mut self) {
+        if std::mem::take(&mut self.is_secret) {
+            self.octets.zeroize();
+        }
         self.octets.clear();
         (self.sent, self.released) = (0, 0);
     }
