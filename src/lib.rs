@@ -14,7 +14,7 @@
 //! | [`config`] | options, validated once | `smtp`, `policy`, `users`, `delivery`, `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, the users file, certificates, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
+//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`stderr`] | lines for operators | nothing |
 //! | [`cmd`] | the other subcommands | `queue`, `users`, the spool's directories, `control`'s exit codes, admin socket and users file |
 //!
@@ -57,6 +57,7 @@
 //! | what a users file may say, and how it is read and written | `users`; `control::users_file` |
 //! | which files are loaded again when they change | `control::watched`, and where `serve` lists them |
 //! | what is said to a next hop, what its replies mean | `smtp::client` |
+//! | how connections to next hops are protected | `smtp::client` (`opening`, `logon`), `control::next_hops` (files), `shard::outbound::security` |
 //! | what follows from an attempt | `shard::outbound::settle` |
 //! | where mail goes, when it is tried again | `config::next_hop` (options), `delivery` |
 //! | what is stored | `queue::record`, `queue::stored`, `queue::outcome`: raise the format version |

@@ -1,7 +1,8 @@
 //! Black box: the real program, its sockets, its files, its exit codes.
 //!
 //! Everything here is told and seen as an operator or a client would: nothing of the library is
-//! used. What needs more than a toolchain (other vendors' clients, mounts) is in `.ci/suites`.
+//! used, but for SASL by a next hop that is logged on to. What needs more than a toolchain (other
+//! vendors' clients, mounts) is in `.ci/suites`.
 
 mod ack_delay;
 mod admin;

@@ -6,9 +6,14 @@
 //! reads the messages fails. A message is taken when all of its content has come and the script
 //! does not refuse it, whatever becomes of its reply.
 //!
+//! [`secure`] is another one, for STARTTLS and AUTH, whose tests are beside it.
+//!
 //! It keeps its port while it is stopped: connections are refused, and nobody else can take it.
 
+mod auth;
 mod dialogue;
+mod secure;
+mod tls;
 
 use crate::harness::until;
 use dialogue::Dialogue;

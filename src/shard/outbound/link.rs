@@ -114,8 +114,8 @@ impl Link {
         Err(lost)
     }
 
-    /// Where TLS is optional and fails, another connection goes without, and so do those after it for
-    /// some time.
+    /// Where TLS is optional and fails, another connection goes without; if it comes about, so do
+    /// those after it for some time.
     async fn open_address(context: &Rc<Context>, id: NextHopId, address: SocketAddr) -> Result<Link, Lost> {
         let (next_hop, pool) = (context.shared.next_hop(id), &context.outbound.pools[id.index()]);
         let avoids_tls = context.now_ms() < pool.clear_until_ms.get();
@@ -123,11 +123,12 @@ impl Link {
             Err(lost @ Lost::Handshake(..)) if next_hop.security.is_optional() => lost,
             opened => return opened,
         };
+        let link = Link::connect(context, next_hop, address, true).await?;
         let now_ms = context.now_ms();
         if pool.clear_until_ms.replace(now_ms + NEXT_HOP_CLEAR_MS) <= now_ms {
             stderr::say(format_args!("next hop {}: {lost}; its mail goes in clear for an hour", next_hop.name));
         }
-        Link::connect(context, next_hop, address, true).await
+        Ok(link)
     }
 
     async fn connect(

@@ -6,13 +6,15 @@
 //! - What it took is what was sent, octet for octet.
 //! - A failure after which the next hop may have the message says so.
 //! - Commands come when they may: one at a time without PIPELINING, RSET before MAIL where a
-//!   transaction is open, BDAT for somebody.
+//!   transaction is open, BDAT for somebody; and none of them before TLS is up and the logon accepted
+//!   where that is wanted.
 
 use super::tests::{TIMEOUTS, in_words, message, recipient};
 use super::*;
 use crate::smtp::command::chunk;
 use crate::smtp::data::{Decoder, Piece};
 use crate::smtp::envelope::BodyType;
+use crate::smtp::sasl::ntlm::client::Randomness;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -50,6 +52,11 @@ struct Taken {
 struct NextHop {
     pipelining: bool,
     chunking: bool,
+    starttls: bool,
+    auth: bool,
+    /// TLS is up.
+    tls: bool,
+    logged_on: bool,
     /// Says 354 and takes messages although it accepted nobody.
     odd: bool,
     whims: Vec<Whim>,
@@ -144,11 +151,24 @@ impl NextHop {
             ("EHLO", _) => {
                 let pipelining = if self.pipelining { "250-PIPELINING\r\n" } else { "" };
                 let chunking = if self.chunking { "250-CHUNKING\r\n" } else { "" };
-                self.answer(whim, &format!("250-mx\r\n{pipelining}{chunking}250-SIZE 1000\r\n250 8BITMIME\r\n"));
+                let starttls = if self.starttls && !self.tls { "250-STARTTLS\r\n" } else { "" };
+                let auth = if self.auth { "250-AUTH PLAIN\r\n" } else { "" };
+                self.answer(
+                    whim,
+                    &format!("250-mx\r\n{pipelining}{chunking}{starttls}{auth}250-SIZE 1000\r\n250 8BITMIME\r\n"),
+                );
             }
             ("HELO", _) => {
                 (self.pipelining, self.chunking) = (false, false);
                 self.answer(whim, "250 mx\r\n");
+            }
+            ("STARTTLS", "") => {
+                assert!(self.starttls && !self.tls && self.input.is_empty());
+                self.answer(whim, "220 go\r\n");
+            }
+            ("AUTH", "PLAIN AHRpbQB0YW5zdGFhZg==") => {
+                assert!(self.auth && !self.logged_on && self.input.is_empty());
+                self.logged_on = self.answer(whim, "235 ok\r\n");
             }
             ("MAIL", _) => {
                 assert!(!self.in_transaction, "MAIL in a transaction");
@@ -228,9 +248,9 @@ struct Run {
 }
 
 impl Run {
-    fn new(next_hop: NextHop, cuts: Vec<usize>) -> Self {
+    fn new(next_hop: NextHop, wants: Wants, cuts: Vec<usize>) -> Self {
         let now = Instant::now();
-        let session = Session::new("gw.example".into(), TIMEOUTS, Wants::default(), now);
+        let session = Session::new("gw.example".into(), TIMEOUTS, wants, now);
         Run { session, next_hop, now, cuts, cut: 0, unread: Vec::new() }
     }
 
@@ -252,6 +272,13 @@ impl Run {
             self.unread.drain(..consumed);
             match step {
                 Step::NeedMore => return told,
+                Step::StartTls => {
+                    assert!(self.unread.is_empty() && self.session.output().is_empty());
+                    // What else it said would break the handshake.
+                    self.next_hop.replies.clear();
+                    self.next_hop.tls = true;
+                    self.session.handle_tls(self.now);
+                }
                 // An answer stands, whatever comes behind it.
                 Step::Failed(_) | Step::Closed if told == Some(Step::Answered) => return told,
                 Step::Failed(_) | Step::Closed => return Some(step),
@@ -403,37 +430,61 @@ fn letter() -> impl Strategy<Value = Letter> {
 }
 
 fn next_hop(stutter: u32) -> impl Strategy<Value = NextHop> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), whims(stutter)).prop_map(|(pipelining, chunking, odd, whims)| {
-        NextHop {
-            pipelining,
-            chunking,
-            odd,
-            whims,
-            whim: 0,
-            input: Vec::new(),
-            replies: b"220 mx\r\n".to_vec(),
-            mode: Mode::Commands,
-            in_transaction: false,
-            recipients: Vec::new(),
-            content: Vec::new(),
-            taken: Vec::new(),
-            silent: false,
-            closed: false,
-        }
+    let offers = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (offers, any::<bool>(), whims(stutter)).prop_map(|((pipelining, chunking, starttls, auth), odd, whims)| NextHop {
+        pipelining,
+        chunking,
+        starttls,
+        auth,
+        tls: false,
+        logged_on: false,
+        odd,
+        whims,
+        whim: 0,
+        input: Vec::new(),
+        replies: b"220 mx\r\n".to_vec(),
+        mode: Mode::Commands,
+        in_transaction: false,
+        recipients: Vec::new(),
+        content: Vec::new(),
+        taken: Vec::new(),
+        silent: false,
+        closed: false,
     })
 }
 
 impl std::fmt::Debug for NextHop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let NextHop { pipelining, chunking, odd, whims, .. } = self;
-        write!(f, "pipelining {pipelining}, chunking {chunking}, odd {odd}, {whims:?}")
+        let NextHop { pipelining, chunking, starttls, auth, odd, whims, .. } = self;
+        write!(
+            f,
+            "pipelining {pipelining}, chunking {chunking}, STARTTLS {starttls}, AUTH {auth}, odd {odd}, {whims:?}"
+        )
     }
 }
 
-fn converse(next_hop: NextHop, letters: &[Letter], cuts: Vec<usize>) {
-    let mut run = Run::new(next_hop, cuts);
+fn wants() -> impl Strategy<Value = Wants> {
+    let starttls = select(vec![StartTls::Never, StartTls::IfOffered, StartTls::Always]);
+    let wants = |(starttls, logs_on, in_clear)| {
+        let logon = Logon {
+            credentials: Credentials::new("tim", "tanstaaf").expect("valid").into(),
+            in_clear,
+            randomness: Randomness { nonce: [0; 8], session_key: [0; 16] },
+            filetime: 0,
+        };
+        Wants { starttls, logon: Some(logon).filter(|_| logs_on) }
+    };
+    (starttls, prop::bool::weighted(0.3), any::<bool>()).prop_map(wants)
+}
+
+fn converse(next_hop: NextHop, wants: Wants, letters: &[Letter], cuts: Vec<usize>) {
+    let mut run = Run::new(next_hop, wants.clone(), cuts);
     match run.go() {
-        Step::Ready => {}
+        Step::Ready => {
+            assert!(run.next_hop.tls || wants.starttls != StartTls::Always);
+            assert_eq!(run.next_hop.logged_on, wants.logon.is_some());
+            assert!(!run.next_hop.logged_on || run.next_hop.tls || wants.logon.is_some_and(|logon| logon.in_clear));
+        }
         Step::Failed(failure) => return assert!(failure.is_before_transaction()),
         step => panic!("{step:?}"),
     }
@@ -452,16 +503,17 @@ proptest! {
     #[test]
     fn delivered_is_what_was_taken(
         next_hop in next_hop(0),
+        wants in wants(),
         letters in vec(letter(), 1..6),
         cuts in prop_oneof![Just(vec![usize::MAX]), vec(1..40_usize, 1..6)],
     ) {
-        converse(next_hop, &letters, cuts);
+        converse(next_hop, wants, &letters, cuts);
     }
 
     /// Whatever it says too often, before or behind what is due, is never taken for a delivery.
     #[test]
-    fn a_stutter_delivers_nothing(next_hop in next_hop(4), letters in vec(letter(), 1..4)) {
-        converse(next_hop, &letters, vec![usize::MAX]);
+    fn a_stutter_delivers_nothing(next_hop in next_hop(4), wants in wants(), letters in vec(letter(), 1..4)) {
+        converse(next_hop, wants, &letters, vec![usize::MAX]);
     }
 }
 
@@ -484,6 +536,12 @@ fn op() -> impl Strategy<Value = Op> {
         "250 ok\r\n",
         "250-PIPELINING\r\n",
         "250-CHUNKING\r\n",
+        "250-STARTTLS\r\n",
+        "250-AUTH PLAIN LOGIN NTLM\r\n",
+        "235 ok\r\n",
+        "334 \r\n",
+        "334 NTLM supported\r\n",
+        "504 no\r\n",
         "250-ok\n",
         "354 go\r\n",
         "421 bye\r\n",
@@ -519,9 +577,9 @@ proptest! {
 
     /// No panic, no endless loop; every transaction is settled once; after the end there is silence.
     #[test]
-    fn noise(ops in vec(op(), 0..60), greeted in any::<bool>()) {
+    fn noise(ops in vec(op(), 0..60), wants in wants(), greeted in any::<bool>()) {
         let mut now = Instant::now();
-        let mut session = Session::new("gw.example".into(), TIMEOUTS, Wants::default(), now);
+        let mut session = Session::new("gw.example".into(), TIMEOUTS, wants, now);
         let paths = [recipient("a@b.example"), recipient("c@d.example"), recipient("e@f.example")];
         let mut unread = if greeted { b"220 mx\r\n".to_vec() } else { Vec::new() };
         let (mut begun, mut settled, mut over) = (0, 0, false);
@@ -558,6 +616,10 @@ proptest! {
                 prop_assert!(steps < 100);
                 match step {
                     Step::NeedMore => break,
+                    Step::StartTls => {
+                        prop_assert!(unread.is_empty() && session.output().is_empty() && !over);
+                        session.handle_tls(now);
+                    }
                     Step::Closed => { over = true; break }
                     Step::Failed(_) => { prop_assert!(!over); over = true }
                     _ => prop_assert!(!over),
