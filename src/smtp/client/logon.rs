@@ -16,7 +16,7 @@ use crate::smtp::sasl::login::Prompt;
 use crate::smtp::sasl::ntlm::ClientExchange;
 use crate::smtp::sasl::ntlm::client::Randomness;
 use crate::smtp::sasl::{Mechanism, Mechanisms, decode, encode, plain};
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -141,7 +141,7 @@ impl Exchange {
         let mut said = command(mechanism);
         let due = match mechanism {
             Mechanism::Login => Due::Prompt(Prompt::Username),
-            //= RFC 4954 section 4: NTLM's message would fit, but its servers want none here (CONFORMANCE F8).
+            // Its servers want no message in the command (CONFORMANCE F8).
             Mechanism::Ntlm => Due::Supported(logon.credentials.ntlm()),
             Mechanism::Plain => {
                 let message = logon.credentials.plain();
@@ -193,20 +193,22 @@ impl Exchange {
     }
 
     /// Whether this refusal is of the mechanism, not of who logs on.
-    pub fn is_of_mechanism(answer: &Answer) -> bool {
-        answer.code == 504 || answer.enhanced_code() == Some("5.5.4")
+    pub fn is_of_mechanism(code: u16, text: &[u8]) -> bool {
+        code == 504 || Answer::new(code, text).enhanced_code() == Some("5.5.4")
     }
 
     /// A refusal as it may be shown: next hops that repeat what they do not understand would put the
     /// password into logs.
     pub fn shown(&self, logon: &Logon, code: u16, text: &[u8]) -> Answer {
-        /// So much of a line that comes back is more than a coincidence.
+        /// So much of a message that comes back is more than a coincidence.
         const TELLING_OCTETS: usize = 12;
-        let argument = self.said.rsplit(|&octet| octet == b' ').next().unwrap_or_default();
-        let begin = argument.get(..TELLING_OCTETS).unwrap_or(argument);
-        let is_secret = [begin, logon.credentials.password.as_bytes()]
-            .into_iter()
-            .any(|secret| memmem::find(text, secret).is_some());
+        let message = match self.said.strip_prefix(b"AUTH ") {
+            Some(command) => memchr(b' ', command).and_then(|space| command.get(space + 1..)),
+            None => Some(&self.said[..]),
+        };
+        let begin = message.map(|message| message.get(..TELLING_OCTETS).unwrap_or(message));
+        let secrets = begin.into_iter().chain([logon.credentials.password.as_bytes()]);
+        let is_secret = secrets.into_iter().any(|secret| memmem::find(text, secret).is_some());
         Answer::new(code, if is_secret { b"(it repeats what was sent)" } else { text })
     }
 }

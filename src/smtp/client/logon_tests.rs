@@ -235,6 +235,13 @@ fn what_was_sent_does_not_come_back() {
         in_clear("PLAIN", &format!("{said}S: 535 {text}\n{}", withheld("535")));
         in_clear("PLAIN", &format!("{said}S: 421 {text}\n{}", withheld("421")));
     }
+    // Nor does it keep the next mechanism from its turn.
+    in_clear(
+        "PLAIN NTLM",
+        &format!(
+            "{said}S: 501 5.5.4 {PLAIN}\nC: AUTH NTLM\nS: 535 AUTH NTLM?\n= failed refused at AUTH NTLM: 535 AUTH NTLM?"
+        ),
+    );
     in_clear(
         "PLAIN",
         &format!("{said}S: 535 AUTH PLAIN: no, tim\n= failed refused at AUTH PLAIN: 535 AUTH PLAIN: no, tim"),

@@ -129,7 +129,7 @@ impl Session {
             400.. if exchange.is_cancelled() => Cause::Challenge,
             400.. => {
                 let answer = exchange.shown(logon, code, text);
-                if Exchange::is_of_mechanism(&answer)
+                if Exchange::is_of_mechanism(code, text)
                     && let Some(next) = Exchange::begin(logon, self.channel, self.capabilities.auth, Some(exchange))
                 {
                     return self.say_auth(next);

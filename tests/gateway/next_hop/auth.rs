@@ -24,7 +24,8 @@ fn auth_file(scratch: &Scratch, content: &str) -> PathBuf {
 
 fn next_hop(tls: Tls, auth: &'static str) -> Secure {
     let user = ("", "tim", PASSWORD);
-    Secure::start(Behaviour { tls, auth, user, refusal: "535 5.7.3 Authentication unsuccessful" })
+    let refusal = "535 5.7.3 Authentication unsuccessful";
+    Secure::start(Behaviour { tls, auth, user, refusal, is_curt: false })
 }
 
 /// A gateway with one shard that logs on there, and was given a message.

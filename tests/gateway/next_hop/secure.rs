@@ -9,7 +9,7 @@ use gatepost::smtp::sasl::{decode, encode, plain};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ALL_VERSIONS, HandshakeKind, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,12 +38,17 @@ impl Authority {
 
     /// A server with a certificate for these names and addresses.
     pub fn server(&self, names: &[&str]) -> Arc<ServerConfig> {
+        self.server_of(names, ALL_VERSIONS)
+    }
+
+    /// The same with these versions of TLS.
+    pub fn server_of(&self, names: &[&str], versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let certificate = CertificateParams::new(names).expect("names").signed_by(&key, &self.issuer);
         let chain = vec![certificate.expect("a certificate").der().clone()];
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("versions")
             .with_no_client_auth()
             .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into());
@@ -76,6 +81,8 @@ pub struct Behaviour {
     pub user: (&'static str, &'static str, &'static str),
     /// What it says to others; `%` is the line that they sent last.
     pub refusal: &'static str,
+    /// It closes the connection after each message.
+    pub is_curt: bool,
 }
 
 #[derive(Default)]
@@ -84,6 +91,8 @@ struct Seen {
     lines: Vec<String>,
     /// The same with the content.
     messages: Vec<(bool, String)>,
+    /// Handshakes that resumed a session of before.
+    resumed: usize,
 }
 
 /// The next hop.
@@ -122,6 +131,11 @@ impl Secure {
     /// How often it heard a line.
     pub fn count(&self, line: &str) -> usize {
         self.lines().iter().filter(|heard| *heard == line).count()
+    }
+
+    /// How many handshakes resumed a session of before.
+    pub fn resumed(&self) -> usize {
+        self.seen.lock().expect("no session panics with it").resumed
     }
 
     /// Waits for so many messages: whether TLS was up, and the content.
@@ -169,6 +183,9 @@ impl Session {
                     let message = (self.is_tls(), content.clone());
                     self.seen.lock().expect("no session panics with it").messages.push(message);
                     self.say("250 2.0.0 Taken")?;
+                    if self.behaviour.is_curt {
+                        return Ok(());
+                    }
                 }
                 "QUIT" => return self.say("221 2.0.0 Bye"),
                 _ => self.say("502 5.5.1 What?")?,
@@ -210,6 +227,9 @@ impl Session {
         let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut stream)?;
+        }
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.seen.lock().expect("no session panics with it").resumed += 1;
         }
         self.wire = Wire::Tls(Box::new(StreamOwned::new(session, stream)));
         Ok(self)

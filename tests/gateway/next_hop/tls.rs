@@ -3,6 +3,8 @@
 use super::secure::{Authority, Behaviour, Secure, Tls};
 use crate::harness::{Gateway, Scratch, Setup, start, until};
 use rustix::process::Signal;
+use rustls::ALL_VERSIONS;
+use rustls::version::{TLS12, TLS13};
 use std::fs;
 
 const FROM: &str = "sender@client.example";
@@ -38,14 +40,16 @@ fn a_verified_next_hop_gets_its_mail() {
     let ca = scratch.join("ca.pem");
     fs::write(&ca, &authority.pem).expect("space");
     let ca = ca.display();
-    for (names, attributes) in [
-        (&[NAME][..], format!(",tls=required,ca={ca},tls-name={NAME}")),
-        (&["127.0.0.1"], format!(",tls=required,ca={ca}")),
+    for (names, versions, attributes) in [
+        (&[NAME][..], ALL_VERSIONS, format!(",tls=required,ca={ca},tls-name={NAME}")),
+        (&["127.0.0.1"], ALL_VERSIONS, format!(",tls=required,ca={ca}")),
+        (&["127.0.0.1"], &[&TLS12], format!(",tls=required,ca={ca}")),
         // Nothing is verified.
-        (&["other.example"], String::new()),
-        (&[NAME], ",tls=optional".to_owned()),
+        (&["other.example"], ALL_VERSIONS, String::new()),
+        (&["other.example"], &[&TLS12], String::new()),
+        (&[NAME], &[&TLS13], ",tls=optional".to_owned()),
     ] {
-        let next_hop = with(Tls::Works(authority.server(names)));
+        let next_hop = with(Tls::Works(authority.server_of(names, versions)));
         let scratch = Scratch::new();
         let gateway = sending(&scratch, &next_hop, &attributes);
         let messages = next_hop.wait(1);
@@ -109,6 +113,20 @@ fn where_tls_is_optional_and_fails_mail_goes_in_clear() {
     let gateway = sending(&scratch, &next_hop, ",tls=off");
     assert!(!next_hop.wait(1)[0].0);
     assert_eq!(next_hop.count("clear STARTTLS"), 0);
+    gateway.stop();
+}
+
+#[test]
+fn sessions_are_resumed() {
+    let (scratch, authority) = (Scratch::new(), Authority::new());
+    let tls = Tls::Works(authority.server(&["127.0.0.1"]));
+    let next_hop = Secure::start(Behaviour { tls, is_curt: true, ..Behaviour::default() });
+    let gateway = sending(&scratch, &next_hop, "");
+    next_hop.wait(1);
+    gateway.until_delivered();
+    gateway.session().deliver(FROM, &[TO], CONTENT);
+    next_hop.wait(2);
+    assert_eq!(next_hop.resumed(), 1);
     gateway.stop();
 }
 
