@@ -1,11 +1,12 @@
 //! STARTTLS with next hops: who is trusted, and what leaves without it.
 
 use super::secure::{Authority, Behaviour, Secure, Tls};
-use crate::harness::{Gateway, Scratch, Setup, start, until};
+use crate::harness::{GATEPOST, Gateway, Scratch, Setup, run_to_end, start, until};
 use rustix::process::Signal;
 use rustls::ALL_VERSIONS;
 use rustls::version::{TLS12, TLS13};
 use std::fs;
+use std::process::Command;
 
 const FROM: &str = "sender@client.example";
 const TO: &str = "rcpt@test.example";
@@ -158,6 +159,18 @@ fn a_drain_waits_for_no_handshake() {
     until("a handshake", || next_hop.count("clear STARTTLS") == 1);
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.wait().0, Some(0));
+}
+
+#[test]
+fn a_system_that_trusts_nobody_prevents_the_start() {
+    let scratch = Scratch::new();
+    let mut command = Command::new(&*GATEPOST);
+    command.args(["serve", "--next-hop=mx.example:25,tls=required"]).arg("--spool").arg(scratch.join("spool"));
+    command.envs(["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| (name, scratch.join("nowhere"))));
+    let ended = run_to_end(command);
+    assert_eq!(ended.code, Some(78), "{}", ended.stderr);
+    let words = ["next hop mx.example:25: ", "install ca-certificates", "ca=FILE"];
+    assert!(words.iter().all(|word| ended.stderr.contains(word)), "{}", ended.stderr);
 }
 
 #[test]
