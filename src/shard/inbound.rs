@@ -16,15 +16,13 @@ use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, REA
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::address::Path;
 use crate::smtp::reply::Reply;
+use crate::smtp::sasl::ntlm::filetime;
 use crate::smtp::server::{LogonVerdict, Query, Role, Session, Step, Verdict};
 use crate::users::User;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// 1970 in units of 100 ns since 1601 ([MS-DTYP] 2.3.3).
-const UNIX_EPOCH_FILETIME: u64 = 116_444_736_000_000_000;
+use std::time::Duration;
 
 /// What the session needs before its next turn.
 enum Turn {
@@ -341,9 +339,7 @@ impl Inbound {
     /// Gives NTLM its challenge.
     fn challenge(&mut self) {
         let nonce = getrandom::u64().expect("the kernel has random numbers").to_ne_bytes();
-        let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let filetime = UNIX_EPOCH_FILETIME + (since_unix.as_nanos() / 100) as u64;
-        self.session.handle_challenge(self.context.net.now(), nonce, filetime);
+        self.session.handle_challenge(self.context.net.now(), nonce, filetime(self.context.unix_ms()));
     }
 
     /// Judges who the client says it is.

@@ -1,16 +1,11 @@
 //! What protects connections to a next hop, and who logs on there.
 
 use crate::smtp::client::{Credentials, Logon, StartTls, Wants};
-use crate::smtp::sasl::ntlm::client::Randomness;
+use crate::smtp::sasl::ntlm::{Randomness, filetime};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::io;
 use std::sync::Arc;
-
-/// From the beginning of 1601, where NTLM's time begins, to that of 1970.
-const FILETIME_OF_UNIX_EPOCH_MS: u64 = 11_644_473_600_000;
-/// Units of NTLM's time.
-const FILETIME_PER_MS: u64 = 10_000;
 
 /// How connections to a next hop are protected.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +49,7 @@ impl Security {
             // Without TLS the operator asked for it.
             in_clear: self.tls.is_none(),
             randomness,
-            filetime: (unix_ms + FILETIME_OF_UNIX_EPOCH_MS).saturating_mul(FILETIME_PER_MS),
+            filetime: filetime(unix_ms),
         })
     }
 

@@ -32,6 +32,14 @@ pub use client::{ClientExchange, Randomness};
 pub use crypto::{NtHash, nt_hash};
 pub use server::{Logon, ServerExchange};
 
+/// Milliseconds from the beginning of 1601, where NTLM's time begins, to that of 1970.
+const UNIX_EPOCH_MS: u64 = 11_644_473_600_000;
+
+/// NTLM's time, in units of 100 ns ([MS-DTYP] 2.3.3), of a Unix time in milliseconds.
+pub const fn filetime(unix_ms: u64) -> u64 {
+    unix_ms.saturating_add(UNIX_EPOCH_MS).saturating_mul(10_000)
+}
+
 #[cfg(test)]
 mod flip_tests;
 #[cfg(test)]
