@@ -494,7 +494,7 @@ mod tests {
         let relay = config.profile(&config.bindings[1]);
         assert_eq!((relay.role, relay.revision), (Role::Relay, Revision::V4));
         assert_eq!((relay.connection_timeout, relay.inactivity_timeout), (None, Some(Duration::from_secs(7))));
-        assert!(relay.requires_auth && config.warnings().len() == 2);
+        assert!(relay.requires_auth && config.warnings().len() == 1);
         for (client, blocked) in [("192.0.2.9", true), ("198.51.100.1", true), ("198.51.100.2", false)] {
             assert_eq!(config.blocked.contains(client.parse().expect("an address")), blocked, "{client}");
         }

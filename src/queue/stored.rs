@@ -374,6 +374,7 @@ mod tests {
         put(&mut again, 1, stored.reverse_path());
         stored.ret().iter().for_each(|ret| put(&mut again, 6, &[u8::from(*ret == Ret::Headers)]));
         stored.envid().iter().for_each(|envid| put(&mut again, 7, envid));
+        stored.auth().iter().for_each(|auth| put(&mut again, 10, auth));
         for recipient in recipients {
             put(&mut again, 2, recipient.path);
             recipient.notify.iter().for_each(|notify| put(&mut again, 8, &[notify.bits()]));

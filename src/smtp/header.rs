@@ -70,7 +70,7 @@ impl Trace<'_> {
         out.extend_from_slice(rest.as_bytes());
     }
 
-    //= RFC 3848: the keywords are of extended SMTP.
+    //= RFC 3848 section 1: the keywords are of extended SMTP.
     fn protocol(&self) -> &'static str {
         match (self.extended, self.tls.is_some(), self.authenticated) {
             (false, ..) => "SMTP",

@@ -272,11 +272,7 @@ impl Net {
         let mut last_pass = self.refresh_now();
         while !inner.stopped.get() {
             let mut deferred = inner.deferred.take();
-            inner.passes.set(PASSES_PER_TURN);
-            let mut waiting = inner.waiting.borrow_mut();
-            let passing = waiting.len().min(PASSES_PER_TURN);
-            deferred.extend(waiting.drain(..passing));
-            drop(waiting);
+            inner.let_pass(&mut deferred);
             let runnable = inner.runnable.replace(false) || !deferred.is_empty();
             let in_flight = inner.ring_operations.get() > 0;
             let timeout = match (runnable || inner.unsubmitted.get(), in_flight) {
@@ -381,6 +377,14 @@ impl Inner {
             token => self.handle_socket(token, event.flags),
         }
         true
+    }
+
+    /// Gives out the passes of a new turn.
+    fn let_pass(&self, runnable: &mut Vec<Waker>) {
+        self.passes.set(PASSES_PER_TURN);
+        let mut waiting = self.waiting.borrow_mut();
+        let passing = waiting.len().min(PASSES_PER_TURN);
+        runnable.extend(waiting.drain(..passing));
     }
 
     fn handle_socket(&self, token: u64, flags: EventFlags) {

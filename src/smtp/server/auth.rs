@@ -12,6 +12,9 @@ use crate::smtp::sasl::{self, Mechanism, Mechanisms, Password, login, ntlm, plai
 use std::time::Instant;
 use zeroize::Zeroizing;
 
+/// What a line of the exchange stands for. It may hold a password.
+type Message = Zeroizing<Vec<u8>>;
+
 /// What the client says next in its exchange.
 #[derive(Debug)]
 pub(super) enum Exchange {
@@ -155,11 +158,7 @@ impl Session {
     }
 
     /// What AUTH begins, and its initial response.
-    fn begin_exchange(
-        &self,
-        arguments: &[u8],
-        illegal: Option<Reply>,
-    ) -> Result<(Exchange, Option<Zeroizing<Vec<u8>>>), Reply> {
+    fn begin_exchange(&self, arguments: &[u8], illegal: Option<Reply>) -> Result<(Exchange, Option<Message>), Reply> {
         if !self.knows_auth() {
             return Err(Reply::NotImplemented);
         }
@@ -211,7 +210,7 @@ impl Session {
         self.reply(reply);
     }
 
-    fn handle_response(&mut self, exchange: Exchange, message: Zeroizing<Vec<u8>>) {
+    fn handle_response(&mut self, exchange: Exchange, message: Message) {
         let (mechanism, logon) = match exchange {
             Exchange::Negotiate => {
                 self.state = State::ChallengePending(message);
