@@ -236,7 +236,10 @@ impl Session {
     /// The answer to [`Step::Challenge`](super::Step::Challenge): eight random octets, and the time in units of 100 ns since
     /// 1601.
     pub fn handle_challenge(&mut self, now: Instant, nonce: [u8; 8], filetime: u64) {
-        let State::ChallengePending(negotiate) = self.take_state() else { return };
+        let negotiate = match self.take_state() {
+            State::ChallengePending(negotiate) => negotiate,
+            state => return self.state = state,
+        };
         self.timers.answered(now);
         match ntlm::ServerExchange::new(&negotiate, &self.profile.hostname, nonce, filetime) {
             Some(exchange) => {
