@@ -11,15 +11,18 @@
 mod driver;
 #[path = "transcripts/harness/format.rs"]
 mod format;
+#[path = "transcripts/harness/policy.rs"]
+mod policy;
 #[path = "transcripts/harness/rows.rs"]
 mod rows;
 
-use driver::{Driver, NextCommit, Stored};
+use driver::{Driver, NextCommit, NextLogon, Stored};
 use format::{Act, Directive, Envelope, Recipient, Transcript};
 use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::dsn::Notify;
 use gatepost::smtp::envelope::BodyType;
 use gatepost::smtp::reply::Reply;
+use policy::Gateway;
 use rows::{ROWS, Shown};
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -76,12 +79,13 @@ impl<'t> Run<'t> {
     fn new(transcript: &'t Transcript, arrival: Arrival) -> Self {
         let settings = &transcript.settings;
         let now = Instant::now();
-        let policy = driver::policy(settings, now);
+        let policy = Box::new(Gateway::new(settings, now));
         let (profile, client) = (settings.profile.clone(), settings.client);
         Run {
             transcript,
             arrival,
             driver: match settings.door.admit(client, &profile) {
+                Ok(is_marked) if settings.implicit_tls => Driver::connect_tls(profile, client, is_marked, now, policy),
                 Ok(is_marked) => Driver::connect(profile, client, is_marked, now, policy),
                 Err(reply) => Driver::refused(profile, client, reply, now, policy),
             },
@@ -182,6 +186,18 @@ impl<'t> Run<'t> {
             Directive::After(time) => self.driver.pass(*time),
             Directive::CommitFails => self.driver.set_next_commit(NextCommit { fails: true, takes: Duration::ZERO }),
             Directive::CommitTakes(takes) => self.driver.set_next_commit(NextCommit { fails: false, takes: *takes }),
+            Directive::LogonTakes(takes) => {
+                self.driver.set_next_logon(NextLogon { is_unavailable: false, takes: *takes });
+            }
+            Directive::LogonUnavailable => {
+                self.driver.set_next_logon(NextLogon { is_unavailable: true, takes: Duration::ZERO });
+            }
+            Directive::Tls { is_done } => {
+                if !self.driver.in_handshake() {
+                    return Err("there is no handshake".to_owned());
+                }
+                self.driver.handshake(*is_done);
+            }
             Directive::BodyFails => self.driver.fail_next_body(),
             Directive::ResourcesShort(short) => self.driver.set_resources_short(*short),
             Directive::Shutdown { at_once } => self.driver.shut_down(*at_once),
@@ -365,7 +381,7 @@ macro_rules! folders {
     };
 }
 
-folders! { a addresses b c d e g i lines numbers order sequence shutdown }
+folders! { a addresses b c d e f g h i lines numbers order sequence shutdown }
 
 #[test]
 fn every_folder_is_run() {

@@ -56,7 +56,7 @@ fn reduced(reply: &str) -> String {
 }
 
 fn policy() -> Policy {
-    Box::new(|_, query| match query {
+    Box::new(|_: Instant, query: &Query<'_>| match query {
         Query::Recipient(mailbox) if mailbox.local_part() == b"no" => Verdict::Refuse(Reply::UnableToRelay),
         _ => Verdict::Accept,
     })

@@ -1,12 +1,12 @@
 //! A driver of `smtp::server` in memory: what `shard::inbound` is with sockets, a clock and a disk.
 //!
-//! The policy is made of the real parts of `gatepost::policy`, the disk is a real
-//! `queue::spool::Spool` whose batches are decoded again instead of written, so what a test sees as
-//! stored is what recovery would read. Whatever the test, the driver asserts what a session owes
-//! every driver:
+//! Whom the session asks is the test's. The disk is a real `queue::spool::Spool` whose batches are
+//! decoded again instead of written, so what a test sees as stored is what recovery would read. TLS is
+//! only that a handshake is done or fails, when the test says so; until then what the client sends is
+//! thrown away. Whatever the test, the driver asserts what a session owes every driver:
 //!
 //! - it consumes no more than it was given, and nothing while it waits for an answer;
-//! - what it leaves for later is less than a command line;
+//! - what it leaves for later is less than a command line, or in AUTH a line of its exchange;
 //! - replies are bounded, whatever the input;
 //! - a commit has an envelope with a recipient, a body comes in DATA and chunks only;
 //! - what is held back comes in its time, and nothing is read meanwhile;
@@ -14,114 +14,77 @@
 
 #![allow(dead_code, reason = "two test crates share this module; neither needs all of it")]
 
-use gatepost::limits::{BODY_IN_MEMORY_MAX_OCTETS, COMMAND_LINE_MAX_OCTETS, REPLIES_MAX_OCTETS};
-use gatepost::policy::{
-    self, AcceptedDomains, AddressRanges, BindingRules, Door, DynamicBlocks, RateTable, RecipientVerdict, SlotCount,
-    SourceHasher, Sources,
-};
+use gatepost::limits::{BODY_IN_MEMORY_MAX_OCTETS, COMMAND_LINE_MAX_OCTETS, REPLIES_MAX_OCTETS, SASL_LINE_MAX_OCTETS};
+use gatepost::policy;
 use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader};
 use gatepost::queue::spool::{Resume, Spool};
 use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::QueueId;
+use gatepost::smtp::header::TlsParameters;
 use gatepost::smtp::reply::Reply;
-use gatepost::smtp::server::{Profile, Query, Session, Step, Verdict};
+use gatepost::smtp::sasl::Mechanisms;
+use gatepost::smtp::server::{Logon, LogonVerdict, Profile, Query, Session, Step, Verdict};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The date in every Received field.
 pub const DATE: &str = "Sat, 21 Nov 2026 09:36:24 +0000";
+/// What every handshake comes to.
+const TLS: TlsParameters = TlsParameters { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
+/// The nonces in a session's challenges of NTLM, which are so the same each time, but no two alike.
+const fn nonce(challenge: u8) -> [u8; 8] {
+    [b'g', b'a', b't', b'e', b'p', b'o', b's', challenge]
+}
+/// The time in every challenge: that of [`DATE`].
+const FILETIME: u64 = 134_397_273_840_000_000;
 /// Most that a single reply adds to the buffer once it is full.
 const REPLY_MAX_OCTETS: usize = 1024;
 
-/// Answers the session's questions.
-pub type Policy = Box<dyn FnMut(Instant, &Query<'_>) -> Verdict>;
+/// Everybody that a session asks.
+pub type Policy = Box<dyn Outside>;
 
-/// The options that a session and its policy are made with.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub profile: Profile,
-    pub client: IpAddr,
-    pub accepted_domains: AcceptedDomains,
-    pub relay_from: AddressRanges,
-    pub message_rate_per_minute: u32,
-    pub door: DoorSettings,
-}
+/// Who answers the session's questions.
+pub trait Outside {
+    /// The mechanisms by which users can be verified.
+    fn mechanisms(&self) -> Mechanisms {
+        Mechanisms::default()
+    }
 
-/// What a client that connects is met with, before the banner.
-#[derive(Clone, Debug)]
-pub struct DoorSettings {
-    pub allow: Option<AddressRanges>,
-    pub blocked: AddressRanges,
-    pub blocked_for_a_time: DynamicBlocks,
-    pub resources_short: bool,
-    pub connections_max: u32,
-    pub connections_per_source_max: u32,
-    /// Clients that are there, each with so many connections.
-    pub open: Vec<(IpAddr, u32)>,
-    /// An address that was refused something when the clock began (E17).
-    pub marked: Option<IpAddr>,
-    /// When the client connects, by that clock.
-    pub now_ms: u64,
-}
+    /// The answer to [`Step::Decide`].
+    fn decide(&mut self, now: Instant, query: &Query<'_>) -> Verdict;
 
-impl DoorSettings {
-    /// What the gateway's `Shared::admit` does, over the same parts: whether the client's banner is
-    /// to be late, or the refusal.
-    pub fn admit(&self, client: IpAddr, profile: &Profile) -> Result<bool, Reply> {
-        let rules = BindingRules { role: profile.role, allow: self.allow.clone() };
-        let door = Door {
-            rules: &rules,
-            blocked: &self.blocked,
-            blocked_for_a_time: &self.blocked_for_a_time,
-            resources_short: self.resources_short,
-            now_ms: self.now_ms,
-        };
-        if let Some(reply) = door.refusal(client) {
-            return Err(reply);
-        }
-        let sources = Sources::new(SlotCount::new(SlotCount::MIN).expect("a count of slots"), 64);
-        for (address, count) in &self.open {
-            for _ in 0..*count {
-                sources.try_connect(*address, 0, 0).expect("there is no limit yet");
-            }
-        }
-        if let Some(marked) = self.marked {
-            let source = sources.try_connect(marked, 0, 0).expect("there is no limit yet");
-            sources.mark(source, 0);
-            sources.disconnect(source);
-        }
-        let source = sources.try_connect(client, self.connections_max, self.connections_per_source_max)?;
-        Ok(profile.tarpit.is_some() && sources.take_mark(source, self.now_ms))
+    /// The answer to [`Step::Authenticate`].
+    fn judge(&mut self, _now: Instant, _logon: Logon) -> Judgement {
+        Judgement::Refuse
     }
 }
 
-/// What the gateway's `inbound::decide` does, over the same parts.
-pub fn policy(settings: &Settings, started: Instant) -> Policy {
-    let settings = settings.clone();
-    let slots = SlotCount::new(SlotCount::MIN).expect("a count of slots");
-    let rates = RateTable::new(slots);
-    let slot = SourceHasher::with_seeds(slots, 64, [1, 2, 3, 4]).slot(settings.client);
-    Box::new(move |now, query| match query {
-        Query::Sender(_) => {
-            let now_ms = now.duration_since(started).as_millis() as u64;
-            if rates.try_count(slot, now_ms, settings.message_rate_per_minute) {
-                Verdict::Accept
-            } else {
-                Verdict::Refuse(Reply::RateExceeded)
-            }
+/// Without users.
+impl<F: FnMut(Instant, &Query<'_>) -> Verdict> Outside for F {
+    fn decide(&mut self, now: Instant, query: &Query<'_>) -> Verdict {
+        self(now, query)
+    }
+}
+
+/// What is said to a logon: a [`LogonVerdict`] that owns its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    Accept(String),
+    Refuse,
+    NotHere,
+    Unavailable,
+}
+
+impl Judgement {
+    fn verdict(&self) -> LogonVerdict<'_> {
+        match self {
+            Judgement::Accept(name) => LogonVerdict::Accept(name),
+            Judgement::Refuse => LogonVerdict::Refuse,
+            Judgement::NotHere => LogonVerdict::NotHere,
+            Judgement::Unavailable => LogonVerdict::Unavailable,
         }
-        Query::Recipient(mailbox) => {
-            let postmaster = mailbox.is_postmaster();
-            let default = settings.profile.default_domain.as_deref().filter(|_| !postmaster);
-            let domain = mailbox.domain().or(default.map(str::as_bytes));
-            let relay_allowed = settings.relay_from.contains(settings.client);
-            match policy::recipient(&settings.accepted_domains, relay_allowed, domain, postmaster) {
-                RecipientVerdict::Accept => Verdict::Accept,
-                RecipientVerdict::RelayDenied => Verdict::Refuse(Reply::UnableToRelay),
-            }
-        }
-    })
+    }
 }
 
 /// A message that was committed, decoded from its record.
@@ -154,18 +117,29 @@ pub struct NextCommit {
     pub takes: Duration,
 }
 
-#[derive(Clone, Copy)]
+/// How the next logon goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NextLogon {
+    /// Nobody can judge it.
+    pub is_unavailable: bool,
+    pub takes: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Read,
     Flush,
     Commit,
+    Handshake,
+    Authenticate,
     Close,
 }
 
 pub struct Driver {
     session: Session,
-    /// The client was refused before there was a session.
-    is_refused: bool,
+    /// There is nobody to talk to: the client was refused before there was a session, or TLS has
+    /// failed.
+    is_gone: bool,
     policy: Policy,
     spool: Spool,
     client: IpAddr,
@@ -184,9 +158,14 @@ pub struct Driver {
     /// The next piece of a body cannot be kept.
     body_fails: bool,
     next_commit: NextCommit,
+    next_logon: NextLogon,
+    /// Challenges of NTLM so far.
+    challenges: u8,
     /// Shutting down; at once, or after the transaction.
     shutdown: Option<bool>,
     replies: Vec<u8>,
+    /// The last reply that was sent is a challenge of AUTH.
+    has_challenged: bool,
     writes: usize,
     refusals: Vec<Reply>,
     /// A refusal was held back: the address is to be marked.
@@ -197,18 +176,30 @@ pub struct Driver {
 impl Driver {
     /// A client has just connected; the banner is sent, or held back.
     pub fn connect(profile: Profile, client: IpAddr, is_marked: bool, now: Instant, policy: Policy) -> Self {
+        let mut driver = Self::before_banner(profile, client, is_marked, now, policy);
+        driver.asked = Turn::Read;
+        driver.flush();
+        driver
+    }
+
+    /// A client has just connected where TLS comes first.
+    pub fn connect_tls(profile: Profile, client: IpAddr, is_marked: bool, now: Instant, policy: Policy) -> Self {
+        Self::before_banner(profile, client, is_marked, now, policy)
+    }
+
+    fn before_banner(profile: Profile, client: IpAddr, is_marked: bool, now: Instant, policy: Policy) -> Self {
         let mut driver = Self::new(profile, client, now, policy);
         if is_marked {
             driver.session.hold_banner();
         }
-        driver.flush();
+        driver.asked = Turn::Handshake;
         driver
     }
 
     /// A client was refused in place of the banner.
     pub fn refused(profile: Profile, client: IpAddr, reply: Reply, now: Instant, policy: Policy) -> Self {
         let mut driver = Self::new(profile, client, now, policy);
-        driver.is_refused = true;
+        driver.is_gone = true;
         driver.writes = 1;
         driver.refusals.push(reply);
         reply.write(&mut driver.replies, client);
@@ -216,9 +207,11 @@ impl Driver {
     }
 
     fn new(profile: Profile, client: IpAddr, now: Instant, policy: Policy) -> Self {
+        let mut session = Session::new(Rc::new(profile), client, now);
+        session.offer_mechanisms(policy.mechanisms());
         Driver {
-            session: Session::new(Rc::new(profile), client, now),
-            is_refused: false,
+            session,
+            is_gone: false,
             policy,
             spool: Spool::new(0, Resume::default(), 7),
             client,
@@ -231,8 +224,11 @@ impl Driver {
             resources_short: false,
             body_fails: false,
             next_commit: NextCommit::default(),
+            next_logon: NextLogon::default(),
+            challenges: 0,
             shutdown: None,
             replies: Vec::new(),
+            has_challenged: false,
             writes: 0,
             refusals: Vec::new(),
             was_tarpitted: false,
@@ -241,12 +237,13 @@ impl Driver {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.is_refused || self.session.is_closed()
+        self.is_gone || self.session.is_closed()
     }
 
     /// How long until the session wants to be told of the time; zero if that is due.
     pub fn time_to_deadline(&self) -> Option<Duration> {
-        self.session.next_deadline().map(|deadline| deadline.saturating_duration_since(self.now))
+        let deadline = self.session.next_deadline().filter(|_| !self.is_gone)?;
+        Some(deadline.saturating_duration_since(self.now))
     }
 
     pub fn is_held(&self) -> bool {
@@ -255,6 +252,16 @@ impl Driver {
 
     pub fn in_data(&self) -> bool {
         self.session.in_data()
+    }
+
+    /// Whether TLS is being negotiated.
+    pub fn in_handshake(&self) -> bool {
+        self.asked == Turn::Handshake && !self.is_closed()
+    }
+
+    /// The user that the client has proved to be.
+    pub fn user(&self) -> Option<&str> {
+        self.session.user()
     }
 
     pub fn stored(&self) -> &[Stored] {
@@ -285,6 +292,10 @@ impl Driver {
         self.next_commit = next;
     }
 
+    pub fn set_next_logon(&mut self, next: NextLogon) {
+        self.next_logon = next;
+    }
+
     pub fn set_resources_short(&mut self, short: bool) {
         self.resources_short = short;
     }
@@ -295,10 +306,14 @@ impl Driver {
 
     /// The server begins to shut down: sessions end after their transaction, or at once.
     pub fn shut_down(&mut self, at_once: bool) {
-        if self.is_refused {
+        if self.is_gone {
             return;
         }
         self.shutdown = Some(at_once);
+        if self.in_handshake() {
+            self.is_gone = at_once;
+            return;
+        }
         if at_once {
             self.session.release(self.now);
             self.run();
@@ -308,13 +323,25 @@ impl Driver {
 
     /// The client sent a piece of input.
     pub fn feed(&mut self, piece: &[u8]) {
-        if self.is_refused {
+        if self.is_gone {
             return;
         }
         let said_last = self.is_closed().then_some(self.replies.len());
         self.unread.extend_from_slice(piece);
         self.run();
         assert!(said_last.is_none_or(|octets| octets == self.replies.len()), "a reply after the last one");
+    }
+
+    /// The handshake is done, or has failed.
+    pub fn handshake(&mut self, is_done: bool) {
+        assert!(self.in_handshake(), "there is no handshake");
+        if !is_done {
+            self.is_gone = true;
+            return;
+        }
+        self.session.handle_tls(self.now, TLS);
+        self.asked = Turn::Read;
+        self.run();
     }
 
     /// Takes turns until the session waits for input, for what it holds back, or for nothing.
@@ -339,6 +366,18 @@ impl Driver {
                     self.commit();
                     self.asked = self.turn();
                 }
+                Turn::Handshake => {
+                    assert!(self.left.is_empty(), "what is pipelined behind STARTTLS is thrown away");
+                    if !self.unread.is_empty() {
+                        self.unread.clear();
+                        self.session.handle_input(self.now);
+                    }
+                    return;
+                }
+                Turn::Authenticate => {
+                    self.authenticate();
+                    self.asked = self.turn();
+                }
                 Turn::Close => {
                     self.unread.clear();
                     assert!(self.left.is_empty(), "an ended session takes everything");
@@ -352,7 +391,7 @@ impl Driver {
     /// Time passes; deadlines on the way are kept to the instant.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
-        if self.is_refused {
+        if self.is_gone {
             return;
         }
         while let Some(deadline) = self.session.next_deadline().filter(|deadline| *deadline <= end) {
@@ -361,6 +400,9 @@ impl Driver {
             self.session.handle_time(self.now);
             let came_of_it = if was_held { !self.session.is_held() } else { self.is_closed() };
             assert!(came_of_it, "a deadline was kept, and nothing came of it");
+            if self.in_handshake_until_now() {
+                return;
+            }
             if self.is_closed() {
                 self.asked = Turn::Flush;
             }
@@ -368,14 +410,28 @@ impl Driver {
         }
         self.now = end;
         self.session.handle_time(end);
-        assert!(self.session.replies().is_empty(), "something fell due that no deadline told of");
+        let is_told = self.in_handshake() || self.session.replies().is_empty();
+        assert!(is_told, "something fell due that no deadline told of");
+    }
+
+    /// A timer has run out during a handshake, of which nobody can be told.
+    fn in_handshake_until_now(&mut self) -> bool {
+        let ended = self.asked == Turn::Handshake && self.session.is_closed();
+        if ended {
+            self.is_gone = true;
+            self.refusals.extend(self.session.take_refusals());
+        }
+        ended
     }
 
     /// The end of the client: nothing more may be said if the session has ended, whatever happens.
     pub fn finish(&mut self) {
-        if self.is_closed() && !self.session.is_held() && !self.is_refused {
+        if self.is_closed() && !self.session.is_held() && !self.is_gone {
             self.session.handle_verdict(self.now, Verdict::Accept);
             self.session.handle_commit_failure(self.now);
+            self.session.handle_challenge(self.now, nonce(0), FILETIME);
+            self.session.handle_logon(self.now, LogonVerdict::Accept("nobody"));
+            self.session.handle_tls(self.now, TLS);
             self.session.handle_body_failure();
             self.session.handle_shutdown(true);
             self.session.handle_time(self.now + Duration::from_secs(86_400));
@@ -397,7 +453,8 @@ impl Driver {
             at += consumed;
             match step {
                 Step::NeedMore => {
-                    assert!(input.len() - at < COMMAND_LINE_MAX_OCTETS, "{} octets left", input.len() - at);
+                    let most = if self.may_be_in_exchange() { SASL_LINE_MAX_OCTETS } else { COMMAND_LINE_MAX_OCTETS };
+                    assert!(input.len() - at < most, "{} octets left", input.len() - at);
                     break Turn::Read;
                 }
                 Step::Flush => {
@@ -406,10 +463,16 @@ impl Driver {
                     break Turn::Flush;
                 }
                 Step::Close => break Turn::Close,
-                Step::StartTls | Step::Challenge | Step::Authenticate => panic!("{step:?} was not offered"),
+                Step::StartTls => break Turn::Handshake,
+                Step::Challenge => {
+                    assert!(self.session.next_deadline().is_none_or(|_| self.session.is_held()));
+                    self.challenges = self.challenges.wrapping_add(1);
+                    self.session.handle_challenge(self.now, nonce(self.challenges), FILETIME);
+                }
+                Step::Authenticate => break Turn::Authenticate,
                 Step::Abandon => self.abandon(),
                 Step::Decide(query) => {
-                    let verdict = (self.policy)(self.now, &query);
+                    let verdict = self.policy.decide(self.now, &query);
                     self.assert_waiting(&input[at..]);
                     self.session.handle_verdict(self.now, verdict);
                 }
@@ -430,6 +493,28 @@ impl Driver {
         };
         self.left.extend_from_slice(&input[at..]);
         turn
+    }
+
+    /// Whether the next line is perhaps one of AUTH's exchange: the last reply is a challenge, or it
+    /// is held back.
+    fn may_be_in_exchange(&self) -> bool {
+        let replies = self.session.replies();
+        self.session.is_held() || if replies.is_empty() { self.has_challenged } else { ends_in_challenge(replies) }
+    }
+
+    fn authenticate(&mut self) {
+        let next = std::mem::take(&mut self.next_logon);
+        let logon = self.session.take_logon().expect("a proof to be judged");
+        assert!(self.session.take_logon().is_none(), "one proof, once");
+        self.assert_waiting(b"NOOP\r\n");
+        let judgement = match next.is_unavailable {
+            true => Judgement::Unavailable,
+            false => self.policy.judge(self.now, logon),
+        };
+        self.now += next.takes;
+        self.session.handle_logon(self.now, judgement.verdict());
+        let accepted = if let Judgement::Accept(name) = &judgement { Some(&name[..]) } else { None };
+        assert_eq!(self.session.user(), accepted);
     }
 
     /// While an answer is owed, input stays where it is and no timer runs.
@@ -526,8 +611,14 @@ impl Driver {
         assert!(replies.len() < REPLIES_MAX_OCTETS + REPLY_MAX_OCTETS, "{} octets of replies", replies.len());
         if !replies.is_empty() {
             self.writes += 1;
+            self.has_challenged = ends_in_challenge(replies);
             self.replies.extend_from_slice(replies);
             self.session.replies_sent(replies.len());
         }
     }
+}
+
+fn ends_in_challenge(replies: &[u8]) -> bool {
+    let last = replies.trim_ascii_end().rsplit(|&octet| octet == b'\n').next();
+    last.is_some_and(|line| line.starts_with(b"334"))
 }

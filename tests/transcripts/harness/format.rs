@@ -1,9 +1,10 @@
 //! Reading a transcript; `tests/transcripts/README.md` is the language's description.
 
-use super::driver::{DoorSettings, Settings};
+use super::policy::{DoorSettings, Settings};
 use gatepost::limits;
 use gatepost::policy::{AcceptedDomains, AddressRanges, DynamicBlocks, canonical, parse_range};
 use gatepost::smtp::server::{Profile, Revision, Role};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A transcript, read.
@@ -40,6 +41,12 @@ pub enum Directive {
     After(Duration),
     CommitFails,
     CommitTakes(Duration),
+    LogonTakes(Duration),
+    LogonUnavailable,
+    /// The handshake is done, or fails.
+    Tls {
+        is_done: bool,
+    },
     BodyFails,
     ResourcesShort(bool),
     Shutdown {
@@ -87,6 +94,7 @@ pub fn parse(text: &str, role: &str, revision: &str) -> Result<Transcript, Strin
     };
     let (fixes_role, fixes_revision) = (fixes("role="), fixes("revision="));
     let is_whole = fixes("pieces=whole");
+    let mut under_tls = false;
     let mut items: Vec<Item> = Vec::new();
     // A line, or the number of the block that its directive opens.
     let mut lines = Vec::new();
@@ -111,10 +119,13 @@ pub fn parse(text: &str, role: &str, revision: &str) -> Result<Transcript, Strin
     }
     for (number, line) in lines {
         let acts = match line {
+            Ok("@ehlo") => Ok(banner(&settings).into_iter().chain(ehlo(&settings, under_tls)).collect()),
+            Ok("@ehlo again") => Ok(ehlo(&settings, under_tls)),
             Ok(line) => line_acts(line, &mut settings, !items.is_empty()),
             Err(block) => block_directive(blocks[block].0, &blocks[block].1).map(|act| vec![Act::Directive(act)]),
         };
         let acts = acts.map_err(|error| format!("line {number}: {error}"))?;
+        under_tls |= line == Ok("@tls");
         items.extend(acts.into_iter().map(|act| Item { line: number, act }));
     }
     let client_octets =
@@ -145,7 +156,6 @@ fn line_acts(line: &str, settings: &mut Settings, begun: bool) -> Result<Vec<Act
         "config" if begun => Err("@config after the session's beginning".to_owned()),
         "config" => rest.split(' ').try_for_each(|word| configure(settings, word)).map(|()| Vec::new()),
         "banner" => Ok(banner(settings)),
-        "ehlo" => Ok(banner(settings).into_iter().chain(ehlo(settings)).collect()),
         "raw" => Ok(vec![Act::Client(quoted(rest)?)]),
         _ => directive_of(word, rest).map(|directive| vec![Act::Directive(directive)]),
     }
@@ -158,6 +168,10 @@ fn directive_of(word: &str, rest: &str) -> Result<Directive, String> {
         ("after", [time]) => duration(time).map(Directive::After),
         ("commit", ["fails"]) => Ok(Directive::CommitFails),
         ("commit", ["takes", time]) => duration(time).map(Directive::CommitTakes),
+        ("logon", ["takes", time]) => duration(time).map(Directive::LogonTakes),
+        ("logon", ["unavailable"]) => Ok(Directive::LogonUnavailable),
+        ("tls", [""]) => Ok(Directive::Tls { is_done: true }),
+        ("tls", ["fails"]) => Ok(Directive::Tls { is_done: false }),
         ("body", ["fails"]) => Ok(Directive::BodyFails),
         ("resources", ["short"]) => Ok(Directive::ResourcesShort(true)),
         ("resources", ["enough"]) => Ok(Directive::ResourcesShort(false)),
@@ -215,6 +229,9 @@ fn defaults() -> Settings {
             message_size_max: Some(limits::MESSAGE_SIZE_MAX_DEFAULT_OCTETS),
             recipients_max: Some(limits::RECIPIENTS_MAX_DEFAULT),
             protocol_errors_max: Some(limits::PROTOCOL_ERRORS_MAX_DEFAULT),
+            logon_failures_max: Some(limits::LOGON_FAILURES_MAX_DEFAULT),
+            // As soon as there are users.
+            offers_auth: true,
             connection_timeout: Some(limits::CONNECTION_TIMEOUT_DEFAULT),
             inactivity_timeout: Some(limits::INACTIVITY_TIMEOUT_DEFAULT),
             ..Profile::default()
@@ -223,6 +240,12 @@ fn defaults() -> Settings {
         accepted_domains: AcceptedDomains::from_iter(["example.org".parse().expect("a domain")]),
         relay_from: AddressRanges::from_iter([]),
         message_rate_per_minute: limits::MESSAGE_RATE_DEFAULT_PER_MINUTE,
+        user_message_rate_per_minute: limits::RELAY_MESSAGE_RATE_DEFAULT_PER_MINUTE,
+        logon_failures_per_minute: limits::LOGON_FAILURE_RATE_DEFAULT_PER_MINUTE,
+        implicit_tls: false,
+        binding: SocketAddr::from(([192, 0, 2, 25], 25)),
+        users_text: String::new(),
+        users: None,
         door: DoorSettings {
             allow: None,
             blocked: AddressRanges::from_iter([]),
@@ -279,6 +302,8 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
                 profile.extensions.chunking = false;
                 profile.extensions.binary_mime = false;
             }
+            "STARTTLS" => profile.offers_tls = false,
+            "AUTH" => profile.offers_auth = false,
             _ => return Err(format!("{word}: no extension that can be switched off")),
         },
         "requires" => match value {
@@ -286,6 +311,17 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
             "tls" => profile.requires_tls = true,
             _ => return Err(format!("{word}: auth or tls")),
         },
+        "tls" => match value {
+            "offered" => profile.offers_tls = true,
+            "implicit" => {
+                profile.offers_tls = true;
+                settings.implicit_tls = true;
+            }
+            _ => return Err(format!("{word}: offered or implicit")),
+        },
+        "plaintext-auth" if value == "yes" => profile.plaintext_auth = true,
+        "user" => settings.add_user(value).map_err(|error| format!("{word}: {error}"))?,
+        "port" => settings.binding.set_port(value.parse().map_err(|error| format!("{word}: {error}"))?),
         "header-size" => profile.header_size_max = limit()?.map(u64::from),
         "hops" => profile.hops_max = limit()?,
         "local-hops" => profile.local_hops_max = limit()?,
@@ -301,6 +337,9 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
                 value.parse().map(|size| (size != 0).then_some(size)).map_err(|error| format!("{word}: {error}"))?
         }
         "recipients" => profile.recipients_max = limit()?,
+        "logon-failures" => profile.logon_failures_max = limit()?,
+        "logon-failure-rate" => settings.logon_failures_per_minute = number()?,
+        "relay-message-rate" => settings.user_message_rate_per_minute = number()?,
         "protocol-errors" => profile.protocol_errors_max = limit()?,
         "connection-timeout" => profile.connection_timeout = timeout()?,
         "inactivity-timeout" => profile.inactivity_timeout = timeout()?,
@@ -363,15 +402,29 @@ fn banner(settings: &Settings) -> Vec<Act> {
     vec![Act::Server(format!("220 {} ESMTP Gatepost ready", settings.profile.hostname))]
 }
 
-fn ehlo(settings: &Settings) -> Vec<Act> {
-    let size = settings.profile.message_size_max.unwrap_or(0);
-    let extensions = settings.profile.extensions;
+fn ehlo(settings: &Settings, under_tls: bool) -> Vec<Act> {
+    let profile = &settings.profile;
+    let size = profile.message_size_max.unwrap_or(0);
+    let extensions = profile.extensions;
     let server = |text: &str| Act::Server(text.to_owned());
     let mut acts = vec![
         Act::Client(b"EHLO client.example\r\n".to_vec()),
-        server(&format!("250-{} Hello [{}]", settings.profile.hostname, canonical(settings.client))),
+        server(&format!("250-{} Hello [{}]", profile.hostname, canonical(settings.client))),
         server(&format!("250-SIZE {size}")),
     ];
+    let under_tls = under_tls || settings.implicit_tls;
+    if profile.offers_tls && !under_tls {
+        acts.push(server("250-STARTTLS"));
+    }
+    if let Some(users) = settings.users.as_ref().filter(|_| profile.offers_auth && (under_tls || !profile.requires_tls))
+    {
+        let passwords = users.has_password() && (under_tls || profile.plaintext_auth);
+        let names = [(users.has_nt_hash(), " NTLM"), (passwords, " LOGIN PLAIN")];
+        let list: String = names.iter().filter(|(offered, _)| *offered).map(|(_, name)| *name).collect();
+        if !list.is_empty() {
+            acts.push(server(&format!("250-AUTH{list}")));
+        }
+    }
     for (offered, line) in [
         (extensions.pipelining, "250-PIPELINING"),
         (true, "250-DSN"),
