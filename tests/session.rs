@@ -1,28 +1,35 @@
 //! Properties of the receiving session, whatever a client, the policy, the disk and the clock do.
 //!
 //! Lists of operations, not octets alone: commands valid and broken, data with odd line ends,
-//! chunks, commits that fail or take long, jumps in time, a shutdown. The driver in memory asserts
+//! chunks, commits that fail or take long, handshakes, logons with every verdict, jumps in time, a
+//! shutdown. The driver in memory asserts
 //! what a session owes every driver (see its module); here stands what it owes the client:
 //!
 //! - every command line, and every message, gets exactly one reply, at once and well formed;
 //! - what is stored is what was sent, to the recipients that were accepted since MAIL, and only
 //!   what was acknowledged is stored;
+//! - what follows STARTTLS gets none, until TLS is there; a line of AUTH's exchange gets one that
+//!   goes on with the exchange or ends it;
+//! - a client that has authenticated never waits for a refusal;
 //! - after the last reply there is silence;
 //! - how the octets are cut into pieces changes nothing.
 
 #[path = "transcripts/harness/driver.rs"]
 mod driver;
 
-use driver::{Driver, NextCommit, Policy, Stored};
-use gatepost::limits::COMMAND_LINE_MAX_OCTETS;
+use driver::{Driver, Judgement, NextCommit, NextLogon, Outside, Stored};
+use gatepost::limits::{COMMAND_LINE_MAX_OCTETS, SASL_LINE_MAX_OCTETS};
 use gatepost::smtp::reply::{After, Reply};
-use gatepost::smtp::server::{Profile, Query, Verdict};
+use gatepost::smtp::sasl::ntlm::{ClientExchange, ServerExchange, client::Randomness};
+use gatepost::smtp::sasl::{self, Mechanisms};
+use gatepost::smtp::server::{Logon, Profile, Query, Verdict};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 const HOSTNAME: &str = "mx.example.org";
@@ -47,6 +54,11 @@ enum Op {
         takes: Duration,
     },
     NextBodyFails,
+    NextLogonTakes(Duration),
+    /// The end of a handshake, if there is one.
+    Handshake {
+        is_done: bool,
+    },
     ResourcesShort(bool),
     Shutdown {
         at_once: bool,
@@ -63,6 +75,8 @@ impl fmt::Debug for Op {
             Op::Pass(time) => write!(f, "Pass({time:?})"),
             Op::NextCommit { fails, takes } => write!(f, "NextCommit({fails}, {takes:?})"),
             Op::NextBodyFails => f.write_str("NextBodyFails"),
+            Op::NextLogonTakes(takes) => write!(f, "NextLogonTakes({takes:?})"),
+            Op::Handshake { is_done } => write!(f, "Handshake({is_done})"),
             Op::ResourcesShort(short) => write!(f, "ResourcesShort({short})"),
             Op::Shutdown { at_once } => write!(f, "Shutdown({at_once})"),
         }
@@ -79,7 +93,57 @@ fn verdicts() -> impl Strategy<Value = Vec<Verdict>> {
     vec(verdict, 1..8)
 }
 
+/// Those of the users that there are, one logon after the other.
+fn judgements() -> impl Strategy<Value = Vec<Judgement>> {
+    let judgement = prop_oneof![
+        6 => Just(Judgement::Accept(USER.to_owned())),
+        4 => Just(Judgement::Refuse),
+        1 => Just(Judgement::NotHere),
+        1 => Just(Judgement::Unavailable),
+    ];
+    vec(judgement, 1..8)
+}
+
+/// What a session is made with: its profile, and who answers its questions.
+#[derive(Clone, Debug)]
+struct World {
+    profile: Profile,
+    mechanisms: Mechanisms,
+    verdicts: Vec<Verdict>,
+    judgements: Vec<Judgement>,
+}
+
+impl World {
+    fn connect(&self) -> Driver {
+        let policy = Box::new(Scripted { world: self.clone(), asked: 0, judged: 0 });
+        Driver::connect(self.profile.clone(), [192, 0, 2, 1].into(), false, Instant::now(), policy)
+    }
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let mechanisms = prop_oneof![
+        1 => Just(Mechanisms::default()),
+        3 => any::<[bool; 3]>().prop_map(|[ntlm, login, plain]| Mechanisms { ntlm, login, plain }),
+        6 => Just(Mechanisms { ntlm: true, login: true, plain: true }),
+    ];
+    (profile(), mechanisms, verdicts(), judgements()).prop_map(|(profile, mechanisms, verdicts, judgements)| World {
+        profile,
+        mechanisms,
+        verdicts,
+        judgements,
+    })
+}
+
 fn profile() -> impl Strategy<Value = Profile> {
+    let weighted = |weight| prop::bool::weighted(weight);
+    let security = (weighted(0.6), weighted(0.8), weighted(0.7), weighted(0.1), weighted(0.1), option::of(1..4_u32));
+    (bounds(), security).prop_map(|(profile, security)| {
+        let (offers_tls, offers_auth, plaintext_auth, requires_tls, requires_auth, logon_failures_max) = security;
+        Profile { offers_tls, offers_auth, plaintext_auth, requires_tls, requires_auth, logon_failures_max, ..profile }
+    })
+}
+
+fn bounds() -> impl Strategy<Value = Profile> {
     let timeout = || option::weighted(0.8, (1..400_u64).prop_map(Duration::from_secs));
     (
         option::of(Just("default.example".to_owned())),
@@ -109,6 +173,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         8 => content().prop_map(|content| vec![Op::Content(content)]),
         6 => chunk().prop_map(|chunk| vec![chunk]),
         12 => chunks(),
+        10 => logon().prop_map(|lines| lines.into_iter().map(Op::Line).collect()),
+        5 => starttls(),
+        4 => weighted_handshake().prop_map(|op| vec![op]),
+        2 => select(vec![0_u64, 30, 500]).prop_map(|seconds| vec![Op::NextLogonTakes(Duration::from_secs(seconds))]),
         2 => vec(select(b"\r\n.\0 MAILQUIT:<>@".to_vec()), 0..60).prop_map(|octets| vec![Op::Octets(octets)]),
         6 => (0..90_000_u64).prop_map(|ms| vec![Op::Pass(Duration::from_millis(ms))]),
         3 => (any::<bool>(), select(vec![0_u64, 0, 30, 500])).prop_map(|(fails, seconds)| {
@@ -119,6 +187,66 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => any::<bool>().prop_map(|at_once| vec![Op::Shutdown { at_once }]),
     ];
     vec(op, 0..20).prop_map(|lists| lists.concat())
+}
+
+fn weighted_handshake() -> impl Strategy<Value = Op> {
+    prop::bool::weighted(0.9).prop_map(|is_done| Op::Handshake { is_done })
+}
+
+/// STARTTLS, perhaps something that is pipelined behind it, and the end of the handshake.
+fn starttls() -> impl Strategy<Value = Vec<Op>> {
+    let behind = prop_oneof![2 => Just(None), 1 => line().prop_map(Some)];
+    (any::<bool>(), behind, weighted_handshake()).prop_map(|(says_hello, behind, handshake)| {
+        let hello = says_hello.then(|| Op::Line(b"EHLO client.example\r\n".to_vec()));
+        let lines = [Op::Line(b"STARTTLS\r\n".to_vec())].into_iter().chain(behind.map(Op::Line));
+        hello.into_iter().chain(lines).chain([handshake]).collect()
+    })
+}
+
+const USER: &str = "alice";
+/// What an NTLM client says, first and last. Of the proof only the shape matters: verdicts are scripted.
+static NTLM: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let client = ClientExchange::new(USER, None, "secret");
+    let server = ServerExchange::new(&client.negotiate(), HOSTNAME, [1; 8], 0).expect("a challenge");
+    let random = Randomness { nonce: [2; 8], session_key: [3; 16] };
+    let authenticate = client.authenticate(server.challenge(), &random, 0).expect("an answer");
+    [client.negotiate(), authenticate].map(|message| {
+        let mut line = Vec::new();
+        sasl::encode(&message, &mut line);
+        String::from_utf8(line).expect("ASCII")
+    })
+});
+
+/// AUTH and the lines of its exchange, complete or not.
+fn logon() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let [negotiate, authenticate] = &*NTLM;
+    let exchanges = vec![
+        vec!["AUTH PLAIN AGFsaWNlAHNlY3JldA==".to_owned()],
+        vec!["AUTH PLAIN".to_owned(), "AGFsaWNlAHNlY3JldA==".to_owned()],
+        vec!["AUTH LOGIN".to_owned(), "YWxpY2U=".to_owned(), "c2VjcmV0".to_owned()],
+        vec!["AUTH LOGIN YWxpY2U=".to_owned(), "c2VjcmV0".to_owned()],
+        vec!["AUTH NTLM".to_owned(), negotiate.clone(), authenticate.clone()],
+        vec![format!("AUTH NTLM {negotiate}"), authenticate.clone()],
+    ];
+    let broken = prop_oneof![
+        6 => Just(None),
+        1 => response().prop_map(Some),
+    ];
+    (select(exchanges), broken, any::<Index>(), prop::bool::weighted(0.8)).prop_map(|(mut lines, broken, at, hello)| {
+        if let Some(broken) = broken {
+            let at = at.index(lines.len());
+            lines[at] = broken;
+        }
+        let hello = hello.then(|| "EHLO client.example".to_owned());
+        hello.into_iter().chain(lines).map(|line| format!("{line}\r\n").into_bytes()).collect()
+    })
+}
+
+/// A line of an exchange that is wrong, or not where it stands.
+fn response() -> impl Strategy<Value = String> {
+    let long = (SASL_LINE_MAX_OCTETS - 4..SASL_LINE_MAX_OCTETS + 4).prop_map(|octets| "A".repeat(octets));
+    let odd = select(vec!["", "*", "=", "!", "AA==", "TlRMTVNTUAA=", "A\nA=", "QUIT", "* "]).prop_map(str::to_owned);
+    prop_oneof![6 => odd, 2 => Just(NTLM[0].clone()), 1 => long]
 }
 
 fn transaction() -> impl Strategy<Value = Vec<Op>> {
@@ -196,11 +324,12 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         8 => (path(), parameters).prop_map(|(path, parameters)| format!("RCPT TO:{path}{parameters}")),
         6 => Just("DATA".to_owned()),
         8 => select(vec![
-            "NOOP", "NOOP x", "RSET", "RSET x", "VRFY", "VRFY x", "EXPN x", "HELP", "AUTH NTLM", "STARTTLS", "DATA x",
+            "NOOP", "NOOP x", "RSET", "RSET x", "VRFY", "VRFY x", "EXPN x", "HELP", "AUTH NTLM", "AUTH", "AUTH X", "STARTTLS x", "DATA x",
             "MAIL", "RCPT", "WHAT", "", " NOOP", ".", "BDAT x", "XEXCH50 2 2",
         ])
         .prop_map(str::to_owned),
         1 => Just("QUIT".to_owned()),
+        2 => response(),
     ];
     let clean = text.prop_map(String::into_bytes);
     let spoiled =
@@ -301,9 +430,11 @@ fn assert_known(reply: &str) {
     let banner = reply == format!("220 {HOSTNAME} ESMTP Gatepost ready");
     let hello = reply.starts_with(&format!("250-{HOSTNAME} Hello [192.0.2.1]\n250-SIZE "))
         || reply == format!("250 {HOSTNAME} Hello [192.0.2.1]");
+    let challenge = reply.strip_prefix("334 ").and_then(|line| sasl::decode(line.as_bytes()));
+    let challenge = challenge.is_some_and(|message| message.starts_with(b"NTLMSSP\0\x02"));
     let chunk = reply.strip_prefix("250 2.6.0 CHUNK received OK, ").and_then(|rest| rest.strip_suffix(" octets"));
     let chunk = chunk.is_some_and(|octets| octets.parse::<u64>().is_ok());
-    assert!(fixed || banner || hello || chunk || queued_id(reply).is_some(), "{reply}");
+    assert!(challenge || fixed || banner || hello || chunk || queued_id(reply).is_some(), "{reply}");
 }
 
 fn chunk_reply(octets: usize) -> String {
@@ -322,17 +453,34 @@ fn is_last(reply: &str) -> bool {
     rows.peek().is_some() && rows.all(|row| row.row().after == After::Close)
 }
 
-fn scripted(verdicts: Vec<Verdict>) -> Policy {
-    let mut next = 0;
-    Box::new(move |_, query| {
-        next += 1;
-        match verdicts[next % verdicts.len()] {
+struct Scripted {
+    world: World,
+    asked: usize,
+    judged: usize,
+}
+
+impl Outside for Scripted {
+    fn mechanisms(&self) -> Mechanisms {
+        self.world.mechanisms
+    }
+
+    fn decide(&mut self, _now: Instant, query: &Query<'_>) -> Verdict {
+        self.asked += 1;
+        match self.world.verdicts[self.asked % self.world.verdicts.len()] {
             // Each question has refusals of its own.
             Verdict::Refuse(Reply::UnableToRelay) if matches!(query, Query::Sender(_)) => Verdict::Accept,
             Verdict::Refuse(Reply::RateExceeded) if !matches!(query, Query::Sender(_)) => Verdict::Accept,
             verdict => verdict,
         }
-    })
+    }
+
+    fn judge(&mut self, _now: Instant, logon: Logon) -> Judgement {
+        if let Logon::Malformed(_) = logon {
+            return Judgement::Refuse;
+        }
+        self.judged += 1;
+        self.world.judgements[self.judged % self.world.judgements.len()].clone()
+    }
 }
 
 /// What happened in a run, to be run again: input as it was sent, other operations as they were.
@@ -353,19 +501,20 @@ struct Client {
     /// Whether the commands so far can be counted: octets of any kind were not sent.
     counts: bool,
     draining: bool,
+    has_authenticated: bool,
 }
 
 impl Client {
-    fn connect(profile: Profile, verdicts: Vec<Verdict>) -> Self {
-        let driver = Driver::connect(profile, [192, 0, 2, 1].into(), false, Instant::now(), scripted(verdicts));
+    fn connect(world: &World) -> Self {
         let mut client = Client {
-            driver,
+            driver: world.connect(),
             said: Vec::new(),
             accepted: 0,
             chunks: Vec::new(),
             events: Vec::new(),
             counts: true,
             draining: false,
+            has_authenticated: false,
         };
         client.hear();
         client
@@ -382,9 +531,16 @@ impl Client {
         count
     }
 
-    /// Sends something that is owed one reply, and perhaps a farewell behind it.
+    /// Whether the client's next line is one of AUTH's exchange.
+    fn in_exchange(&self) -> bool {
+        self.said.last().is_some_and(|reply| reply.starts_with("334"))
+    }
+
+    /// Sends something that is owed one reply, and perhaps a farewell behind it; or nothing, where it
+    /// is in the way of a handshake.
     fn send(&mut self, input: &[u8]) {
-        let open = !self.driver.is_closed();
+        let open = !self.driver.is_closed() && !self.driver.in_handshake();
+        let in_exchange = open && self.in_exchange();
         self.driver.feed(input);
         self.events.push(Event::Input(input.to_vec()));
         let before = self.said.len();
@@ -392,6 +548,9 @@ impl Client {
         if self.counts {
             let farewell = self.driver.is_closed() && count == 2 && is_last(&self.said[before + 1]);
             assert!(count == usize::from(open) || farewell, "{count} replies to {}", input.escape_ascii());
+            if let Some(reply) = self.said.get(before) {
+                self.check_exchange(in_exchange, reply, input);
+            }
         }
         match self.said.get(before).map(String::as_str) {
             Some("250 2.1.0 Sender OK") => {
@@ -399,8 +558,33 @@ impl Client {
                 self.chunks.clear();
             }
             Some("250 2.1.5 Recipient OK") => self.accepted += 1,
+            Some("235 2.7.0 Authentication successful") => self.has_authenticated = true,
             _ => {}
         }
+        assert!(!self.counts || self.driver.user().is_some() == self.has_authenticated);
+    }
+
+    /// An exchange goes on by a 334, or ends by one of its own replies; a handshake begins by the reply
+    /// to STARTTLS alone.
+    fn check_exchange(&self, in_exchange: bool, reply: &str, input: &[u8]) {
+        let code = reply.split(' ').next().unwrap_or_default();
+        let ends = [
+            Reply::Authenticated,
+            Reply::AuthenticationFailed,
+            Reply::AuthenticationUnavailable,
+            Reply::AuthenticationCancelled,
+            Reply::CannotDecode,
+            Reply::ResponseTooLong,
+            Reply::NotConfigured,
+            Reply::TooManyErrors,
+            Reply::ConnectionTimedOut,
+        ];
+        let is_of_exchange = code == "334" || ends.iter().any(|end| end.text() == reply);
+        assert!(!in_exchange || is_of_exchange, "{reply} to {}", input.escape_ascii());
+        let asks = input.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"));
+        let is_its_own = matches!(code, "334" | "235" | "535" | "454");
+        assert!(!is_its_own || in_exchange || asks, "{reply} to {}", input.escape_ascii());
+        assert_eq!(self.driver.in_handshake(), reply == Reply::StartTls.text() && !self.driver.is_closed());
     }
 
     fn perform(&mut self, op: &Op) {
@@ -413,7 +597,7 @@ impl Client {
                 self.send(line);
             }
             Op::Chunk { last, octets } => {
-                if !self.driver.in_data() {
+                if !self.driver.in_data() && !self.in_exchange() {
                     let mut input =
                         format!("BDAT {}{}\r\n", octets.len(), if *last { " LAST" } else { "" }).into_bytes();
                     input.extend_from_slice(octets);
@@ -484,6 +668,12 @@ fn apply(driver: &mut Driver, op: &Op) {
         Op::Pass(time) => driver.pass(*time),
         Op::NextCommit { fails, takes } => driver.set_next_commit(NextCommit { fails: *fails, takes: *takes }),
         Op::NextBodyFails => driver.fail_next_body(),
+        Op::NextLogonTakes(takes) => driver.set_next_logon(NextLogon { is_unavailable: false, takes: *takes }),
+        Op::Handshake { is_done } => {
+            if driver.in_handshake() {
+                driver.handshake(*is_done);
+            }
+        }
         Op::ResourcesShort(short) => driver.set_resources_short(*short),
         Op::Shutdown { at_once } => driver.shut_down(*at_once),
         Op::Line(_) | Op::Chunk { .. } | Op::Content(_) | Op::Octets(_) => unreachable!("the client's"),
@@ -491,14 +681,8 @@ fn apply(driver: &mut Driver, op: &Op) {
 }
 
 /// The same events with the input between two others in pieces of these sizes, in turn.
-fn run_again(
-    profile: &Profile,
-    verdicts: &[Verdict],
-    events: &[Event],
-    sizes: &[usize],
-) -> (Vec<u8>, Vec<Stored>, bool) {
-    let client = [192, 0, 2, 1].into();
-    let mut driver = Driver::connect(profile.clone(), client, false, Instant::now(), scripted(verdicts.to_vec()));
+fn run_again(world: &World, events: &[Event], sizes: &[usize]) -> (Vec<u8>, Vec<Stored>, bool) {
+    let mut driver = world.connect();
     let mut pending = Vec::new();
     let mut sizes = sizes.iter().cycle();
     let mut send = |driver: &mut Driver, pending: &mut Vec<u8>| {
@@ -593,12 +777,11 @@ proptest! {
 
     #[test]
     fn a_session_keeps_its_promises(
-        profile in profile(),
-        verdicts in verdicts(),
+        world in world(),
         ops in ops(),
         sizes in vec(1..200_usize, 1..12),
     ) {
-        let mut client = Client::connect(profile.clone(), verdicts.clone());
+        let mut client = Client::connect(&world);
         ops.iter().for_each(|op| client.perform(op));
         client.driver.finish();
         let stored = client.driver.stored().to_vec();
@@ -609,11 +792,28 @@ proptest! {
         if !client.draining {
             let said = client.said.iter().map(|reply| reply.replace('\n', "\r\n") + "\r\n").collect::<String>();
             for sizes in [&sizes[..], &[1], &[usize::MAX]] {
-                let (octets, again, closed) = run_again(&profile, &verdicts, &client.events, sizes);
+                let (octets, again, closed) = run_again(&world, &client.events, sizes);
                 prop_assert_eq!(String::from_utf8_lossy(&octets), &said[..]);
                 prop_assert_eq!(&again, &stored);
                 prop_assert_eq!(closed, client.driver.is_closed());
             }
+        }
+    }
+
+    /// Who has authenticated never waits for a refusal, whatever the interval (E17).
+    #[test]
+    fn an_authenticated_client_is_never_held_back(world in world(), ops in ops()) {
+        let mechanisms = Mechanisms { plain: true, ..world.mechanisms };
+        let judgements = vec![Judgement::Accept(USER.to_owned())];
+        let tarpit = Some(Duration::from_secs(5));
+        let profile = Profile { offers_auth: true, plaintext_auth: true, requires_tls: false, tarpit, ..world.profile };
+        let mut client = Client::connect(&World { profile, mechanisms, judgements, ..world });
+        client.send(b"EHLO client.example\r\n");
+        client.send(b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n");
+        prop_assert!(client.has_authenticated);
+        for op in &ops {
+            client.perform(op);
+            prop_assert!(!client.driver.is_held() && !client.driver.take_tarpitted());
         }
     }
 
@@ -632,7 +832,12 @@ proptest! {
             protocol_errors_max: None,
             connection_timeout: None,
             inactivity_timeout: None, ..Profile::default() };
-        let mut client = Client::connect(profile, vec![Verdict::Accept]);
+        let mut client = Client::connect(&World {
+            profile,
+            mechanisms: Mechanisms::default(),
+            verdicts: vec![Verdict::Accept],
+            judgements: vec![Judgement::Refuse],
+        });
         client.send(b"EHLO x\r\n");
         let mut commands = commands.map(String::into_bytes);
         if let Some((place, replace, octet)) = change {
@@ -663,8 +868,7 @@ proptest! {
     /// Octets without any sense: no panic, bounded replies, and cuts change nothing.
     #[test]
     fn noise(
-        profile in profile(),
-        verdicts in verdicts(),
+        world in world(),
         noise in vec(prop_oneof![any::<u8>(), select(b"\r\n\r\n. ".to_vec())], 0..600),
         begun in any::<bool>(),
         sizes in vec(1..50_usize, 1..8),
@@ -676,9 +880,9 @@ proptest! {
         };
         input.extend_from_slice(&noise);
         let events = [Event::Input(input)];
-        let whole = run_again(&profile, &verdicts, &events, &[usize::MAX]);
+        let whole = run_again(&world, &events, &[usize::MAX]);
         replies(&whole.0);
-        prop_assert_eq!(&run_again(&profile, &verdicts, &events, &sizes), &whole);
-        prop_assert_eq!(&run_again(&profile, &verdicts, &events, &[1]), &whole);
+        prop_assert_eq!(&run_again(&world, &events, &sizes), &whole);
+        prop_assert_eq!(&run_again(&world, &events, &[1]), &whole);
     }
 }
