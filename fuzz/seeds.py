@@ -57,6 +57,10 @@ def read(path):
             ops += b"\xfff"
         elif line.startswith(b"@commit takes "):
             ops += b"\xffl" + time(line.split()[-1].decode())
+        elif line.startswith(b"@logon takes "):
+            ops += b"\xffk" + time(line.split()[-1].decode())
+        elif word == b"@tls":
+            ops += b"\xffH" if rest == b"fails" else b"\xffh"
         elif line == b"@body fails":
             ops += b"\xffb"
         elif word == b"@resources":
@@ -111,7 +115,9 @@ def main():
         config = config[1] if config else b""
         # Settings of session.rs: as the defaults, errors unlimited; the tarpit where it is tested.
         three = 0b00000001 | (0b00100000 if b"tarpit" in config else 0)
-        write("session", bytes([1 if b"default-domain" in config else 0, 0b00010100, three, 0, 0b0101]) + ops)
+        five = 0b0101 | (0b01010000 if b"tls=" in config else 0) | (0b01100000 if b"user=" in config else 0)
+        one = (1 if b"default-domain" in config else 0) | (2 if b"role=relay user=" in config else 0)
+        write("session", bytes([one, 0b00010100, three, 0, five]) + ops)
         if b"BDAT" in sent:
             write("bdat", bytes([0, 3, 7, 0]) + sent)
             write("bdat", bytes([12, 1, 2, 0]) + sent)
