@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::limits::ENVELOPE_MAX_OCTETS;
+use crate::smtp::sasl::Mechanism;
 use std::time::Duration;
 
 fn session() -> (Session, Instant) {
@@ -31,9 +32,10 @@ fn say(session: &mut Session, now: Instant, input: &str, verdict: Verdict) -> St
         rest = &rest[consumed..];
         match step {
             Step::Decide(_) => session.handle_verdict(now, verdict),
-            Step::Flush | Step::StartTls | Step::Challenge | Step::Authenticate => panic!("{step:?}"),
+            Step::Flush => panic!("{step:?}"),
             Step::Body(_) | Step::Abandon => {}
             Step::NeedMore | Step::Commit | Step::Close => break,
+            Step::StartTls | Step::Challenge | Step::Authenticate => break,
         }
     }
     let replies = String::from_utf8(session.replies().to_vec()).expect("ASCII");
@@ -72,7 +74,10 @@ fn answers_nobody_asked_for_change_nothing() {
         say(&mut session, now, input, Verdict::Accept);
         session.handle_verdict(now, Verdict::Refuse(Reply::RateExceeded));
         session.handle_commit_failure(now);
+        session.handle_challenge(now, [0; 8], 0);
+        session.handle_logon(now, LogonVerdict::Accept("nobody"));
         assert!(session.replies().is_empty() && !session.is_closed(), "after {input:?}");
+        assert!(session.user().is_none() && session.take_logon().is_none());
     }
     assert!(session.in_data());
     let (consumed, step) = session.step(now, b".\r\nNOOP\r\n");
@@ -83,6 +88,81 @@ fn answers_nobody_asked_for_change_nothing() {
     assert!(session.replies().is_empty());
     session.handle_commit_failure(now);
     assert_eq!(session.replies(), b"452 4.3.1 Insufficient system resources\r\n");
+}
+
+const TLS: TlsParameters = TlsParameters { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
+
+/// A session that offers all there is, in clear.
+fn secured() -> (Session, Instant) {
+    let (mut session, now) = session();
+    let profile = Profile { offers_tls: true, offers_auth: true, plaintext_auth: true, ..(*session.profile).clone() };
+    session.profile = Rc::new(profile);
+    session.offer_mechanisms(Mechanisms { ntlm: true, login: true, plain: true });
+    say(&mut session, now, "EHLO x\r\n", Verdict::Accept);
+    (session, now)
+}
+
+/// However often it is stepped, and whatever comes: everything behind STARTTLS goes, nothing is said.
+#[test]
+fn nothing_is_read_until_tls_is_there() {
+    let (mut session, now) = secured();
+    let input = b"STARTTLS\r\nEHLO forged\r\nMAIL FROM:<>\r\n";
+    assert_eq!(session.step(now, input), (input.len(), Step::StartTls));
+    assert_eq!(session.step(now, b"QUIT\r\n"), (6, Step::StartTls));
+    assert_eq!(session.replies(), b"220 2.0.0 SMTP server ready\r\n");
+    session.replies_sent(session.replies().len());
+    session.handle_tls(now, TLS);
+    assert!(session.replies().is_empty() && !session.in_transaction());
+    let said = say(&mut session, now, "MAIL FROM:<>\r\n", Verdict::Accept);
+    assert_eq!(said, "503 5.5.2 Send hello first\r\n");
+}
+
+/// A session that has ended does not begin anew with TLS, nor with an answer that comes too late.
+#[test]
+fn what_has_ended_stays_so() {
+    let (mut session, now) = secured();
+    say(&mut session, now, "STARTTLS\r\n", Verdict::Accept);
+    session.handle_time(now + Duration::from_secs(60));
+    assert!(session.is_closed());
+    session.handle_tls(now, TLS);
+    session.handle_challenge(now, [0; 8], 0);
+    session.handle_logon(now, LogonVerdict::Accept("nobody"));
+    assert!(session.is_closed() && session.user().is_none());
+}
+
+/// While a challenge or a verdict is owed nothing is consumed, and no timer runs. A proof is given
+/// out once.
+#[test]
+fn a_logon_waits_for_its_answers() {
+    let (mut session, now) = secured();
+    let negotiate = "AUTH NTLM TlRMTVNTUAABAAAABoIIAAAAAAAAAAAAAAAAAAAAAAA=\r\n";
+    say(&mut session, now, negotiate, Verdict::Accept);
+    assert_eq!(session.step(now, b"NOOP\r\n"), (0, Step::Challenge));
+    assert!(session.next_deadline().is_none() && session.replies().is_empty());
+    session.handle_challenge(now, [1; 8], 0);
+    assert!(session.replies().starts_with(b"334 TlRMTVNTUAAC") && session.next_deadline().is_some());
+    say(&mut session, now, "AAAA\r\n", Verdict::Accept);
+    assert_eq!(session.step(now, b"NOOP\r\n"), (0, Step::Authenticate));
+    assert!(matches!(session.take_logon(), Some(Logon::Malformed(Mechanism::Ntlm))) && session.take_logon().is_none());
+    assert_eq!(session.step(now, b"NOOP\r\n"), (0, Step::NeedMore));
+    session.handle_time(now + Duration::from_secs(3600));
+    session.handle_shutdown(true);
+    assert!(session.next_deadline().is_none() && session.replies().is_empty());
+    session.handle_logon(now, LogonVerdict::Refuse);
+    assert_eq!(session.replies(), b"535 5.7.3 Authentication unsuccessful\r\n");
+}
+
+/// What a client said of itself is not shown by the session that has it.
+#[test]
+fn a_session_does_not_show_passwords() {
+    for lines in [&["AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n"][..], &["AUTH LOGIN\r\n", "YWxpY2U=\r\n", "c2VjcmV0\r\n"]] {
+        let (mut session, now) = secured();
+        for line in lines {
+            say(&mut session, now, line, Verdict::Accept);
+        }
+        let shown = format!("{session:?}");
+        assert!(shown.contains("alice") && !shown.contains("secret") && !shown.contains("c2VjcmV0"), "{shown}");
+    }
 }
 
 #[test]
