@@ -11,6 +11,8 @@
 //! - **Every later command: 0**, whatever it is and however it is refused, as long as the envelope
 //!   stays within `limits::KEPT_BUFFER_OCTETS`. A larger one grows its buffers by doubling and
 //!   gives them back at its end: a few allocations per large message, never one per recipient.
+//! - **A logon**: what it takes, for each mechanism, is in [`LOGONS`]. It comes once in a session, and
+//!   its number is bounded by those that may fail (E7).
 //! - **Content: 0**, in DATA and in chunks. What is kept of it, is kept by the driver.
 //!
 //! Allocations are counted per thread, so tests may run side by side.
@@ -24,7 +26,9 @@ use gatepost::queue::spool::{Resume, Spool};
 use gatepost::smtp::Durable;
 use gatepost::smtp::envelope::Envelope;
 use gatepost::smtp::reply::Reply;
-use gatepost::smtp::server::{Profile, Query, Session, Step, Verdict};
+use gatepost::smtp::sasl::ntlm::{ClientExchange, ServerExchange, client::Randomness};
+use gatepost::smtp::sasl::{self, Mechanisms};
+use gatepost::smtp::server::{LogonVerdict, Profile, Query, Session, Step, Verdict};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -97,6 +101,8 @@ fn profile() -> Rc<Profile> {
         hops_max: Some(60),
         local_hops_max: Some(12),
         recipients_max: Some(200),
+        offers_auth: true,
+        plaintext_auth: true,
         connection_timeout: Some(Duration::from_secs(300)),
         inactivity_timeout: Some(Duration::from_secs(60)),
         ..Profile::default()
@@ -131,12 +137,16 @@ struct Driven {
     durable: Durable,
     committed: u32,
     refused: u32,
+    /// What is said to every logon.
+    verdict: LogonVerdict<'static>,
 }
 
 impl Driven {
     fn new() -> Self {
         let now = Instant::now();
-        Driven { session: Session::new(profile(), client(), now), now, durable: durable(), committed: 0, refused: 0 }
+        let mut session = Session::new(profile(), client(), now);
+        session.offer_mechanisms(Mechanisms { ntlm: true, login: true, plain: true });
+        Driven { session, now, durable: durable(), committed: 0, refused: 0, verdict: LogonVerdict::Refuse }
     }
 
     /// Its buffers are filled as a transaction and some refusals fill them.
@@ -172,7 +182,13 @@ impl Driven {
                     self.session.handle_durable(self.now, &self.durable);
                 }
                 Step::Flush => self.send(),
-                Step::Abandon | Step::StartTls | Step::Challenge | Step::Authenticate => {}
+                Step::Challenge => self.session.handle_challenge(self.now, NONCE, 0),
+                Step::Authenticate => {
+                    let logon = self.session.take_logon().expect("a proof");
+                    drop(black_box(logon));
+                    self.session.handle_logon(self.now, self.verdict);
+                }
+                Step::Abandon | Step::StartTls => {}
                 Step::NeedMore | Step::Close => break,
             }
         }
@@ -279,7 +295,8 @@ fn every_later_command() {
         b"VRFY x\r\n",
         b"EXPN x\r\n",
         b"HELP\r\n",
-        b"AUTH NTLM\r\n",
+        b"AUTH X\r\n",
+        b"AUTH\r\n",
         b"STARTTLS\r\n",
         b"XEXCH50 2 2\r\n",
         b"BDAT 4\r\nNOOP",
@@ -311,6 +328,58 @@ fn every_later_command() {
     }
     assert!(driven.committed >= 5 && driven.refused > 50, "{} {}", driven.committed, driven.refused);
     assert!(!driven.session.is_closed());
+}
+
+/// Allocations of a logon that is refused, by what the client says: each message decoded, the name and
+/// the password of it, the logon for the driver, and the exchange for each line that is waited for.
+/// LOGIN has the name once more, between its two lines.
+const LOGONS: &[(&str, &[&str], usize)] = &[
+    ("PLAIN, initial response", &["AUTH PLAIN AGFsaWNlAHNlY3JldA=="], 4),
+    ("PLAIN", &["AUTH PLAIN", "AGFsaWNlAHNlY3JldA=="], 5),
+    ("LOGIN", &["AUTH LOGIN", "YWxpY2U=", "c2VjcmV0"], 8),
+    ("LOGIN, initial response", &["AUTH LOGIN YWxpY2U=", "c2VjcmV0"], 7),
+    ("cancelled", &["AUTH LOGIN", "*"], 1),
+    ("not base64", &["AUTH PLAIN !"], 1),
+];
+
+/// Of NTLM, most of them for the fields of the challenge.
+const NTLM: usize = 31;
+const NONCE: [u8; 8] = [1; 8];
+
+#[test]
+fn logons() {
+    let mut driven = Driven::warm();
+    // Twice: nothing is kept of the first.
+    for _ in 0..2 {
+        for (name, lines, wanted) in LOGONS {
+            let lines: Vec<String> = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let count = allocations(|| lines.iter().for_each(|line| driven.feed(line.as_bytes())));
+            assert_eq!(count, *wanted, "{name}");
+        }
+        let lines = ntlm_lines();
+        let count = allocations(|| lines.iter().for_each(|line| driven.feed(line)));
+        assert_eq!(count, NTLM, "NTLM");
+    }
+    // A success keeps the name.
+    let line = format!("{}\r\n", LOGONS[0].1[0]);
+    driven.verdict = LogonVerdict::Accept("alice");
+    assert_eq!(allocations(|| driven.feed(line.as_bytes())), LOGONS[0].2 + 1);
+    assert_eq!(driven.session.user(), Some("alice"));
+    assert_eq!(allocations(|| (0..100).for_each(|_| driven.transaction())), 0);
+}
+
+/// What a client of NTLM says, with CRLF; as octets, so that nothing else is counted.
+fn ntlm_lines() -> [Vec<u8>; 2] {
+    let client = ClientExchange::new("alice", None, "secret");
+    let server = ServerExchange::new(&client.negotiate(), "mx.example.org", NONCE, 0).expect("a challenge");
+    let random = Randomness { nonce: [2; 8], session_key: [3; 16] };
+    let authenticate = client.authenticate(server.challenge(), &random, 0).expect("an answer");
+    [(&b"AUTH NTLM "[..], client.negotiate()), (b"", authenticate)].map(|(command, message)| {
+        let mut line = command.to_vec();
+        sasl::encode(&message, &mut line);
+        line.extend_from_slice(b"\r\n");
+        line
+    })
 }
 
 #[test]
