@@ -476,6 +476,16 @@ fn wrong_transcripts_fail() {
         "@banner\n@marked yes\n",
         "@config tarpit=5s\n@banner\nC: WHAT\n@marked no\n@after 5s\nS: 500 5.3.3 Unrecognized command\n",
         "@config block=192.0.2.1\n@banner\n@close\n",
+        // There is no handshake, it is not over, or it has not failed.
+        "@config tls=offered\n@ehlo\n@tls\n",
+        "@config tls=offered\n@ehlo\nC: STARTTLS\nS: 220 2.0.0 SMTP server ready\n@ehlo again\n",
+        "@config tls=offered\n@ehlo\nC: STARTTLS\nS: 220 2.0.0 SMTP server ready\n@tls\n@close\n",
+        "@config tls=implicit\n@banner\n",
+        // Not this user, not here.
+        "@config user=alice:secret plaintext-auth=yes\n@ehlo\nC: AUTH PLAIN AGFsaWNlAFNlY3JldA==\n\
+         S: 235 2.7.0 Authentication successful\n",
+        "@config user=alice:secret:bindings=587 plaintext-auth=yes\n@ehlo\nC: AUTH PLAIN AGFsaWNlAHNlY3JldA==\n\
+         S: 235 2.7.0 Authentication successful\n",
         // What holds for one role or revision only.
         "@config inactivity-timeout=0\n@banner\n@after 5m\nS: 421 4.4.1 Connection timed out\n@close\n",
         "@config recipients=1\n@banner\nC: HELO x\nC: MAIL FROM:<>\nC: RCPT TO:<a@example.org>\nC: RCPT TO:<a@example.org>\n\
