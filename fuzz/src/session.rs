@@ -145,7 +145,7 @@ impl Outside for Pattern {
         match (self.bits >> (self.asked % 8) & 1, query) {
             (0, _) => Verdict::Accept,
             // The rate ends sessions: not too often.
-            (_, Query::Sender(_)) if self.asked % 16 != 0 => Verdict::Accept,
+            (_, Query::Sender(_)) if !self.asked.is_multiple_of(16) => Verdict::Accept,
             (_, Query::Sender(_)) => Verdict::Refuse(Reply::RateExceeded),
             (_, Query::Recipient(_)) => Verdict::Refuse(Reply::UnableToRelay),
         }
