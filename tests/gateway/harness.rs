@@ -5,13 +5,19 @@
 //! that something was fast. A process is ended by the handle that started it, also when its test
 //! fails. Ports are always 0: the start-up lines tell which one it became.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
+
+#[path = "client.rs"]
+mod client;
+#[path = "tls_client.rs"]
+pub mod tls_client;
+
+pub use client::{Client, End, queue_id, stuffed};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
-use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -453,7 +459,8 @@ impl Gateway {
         self.metric_with("gatepost_delivery_recipients_total", "outcome", outcome)
     }
 
-    fn metric_with(&self, metric: &str, label: &str, value: &str) -> f64 {
+    /// The counter whose one label has this value.
+    pub fn metric_with(&self, metric: &str, label: &str, value: &str) -> f64 {
         let sample = format!("{metric}{{{label}=\"{value}\"}}");
         sum(&self.scrape(), |name| name == sample)
     }
@@ -535,178 +542,6 @@ pub fn http(address: SocketAddr, request: &str) -> String {
     let mut response = String::new();
     stream.read_to_string(&mut response).expect("an endpoint that answers");
     response
-}
-
-/// How a session's stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// In order.
-    Fin,
-    /// By a reset.
-    Reset,
-}
-
-/// A client that does what it is told.
-#[derive(Debug)]
-pub struct Client {
-    pub stream: TcpStream,
-    /// What was read and not yet taken.
-    unread: Vec<u8>,
-}
-
-impl Client {
-    /// Connects from `source`; does not read the banner.
-    pub fn connect(to: SocketAddr, source: Option<IpAddr>) -> Self {
-        Self::try_connect(to, source).unwrap_or_else(|error| panic!("connecting to {to} from {source:?}: {error}"))
-    }
-
-    pub fn try_connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        if let Some(source) = source {
-            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
-        }
-        socket.connect(&to.into())?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        socket.set_tcp_nodelay(true)?;
-        Ok(Client { stream: socket.into(), unread: Vec::new() })
-    }
-
-    /// The next line without its CRLF; None at the end of the stream.
-    pub fn try_line(&mut self) -> Result<String, End> {
-        loop {
-            if let Some(end) = self.unread.windows(2).position(|pair| pair == b"\r\n") {
-                let line = String::from_utf8(self.unread[..end].to_vec()).expect("replies are ASCII");
-                self.unread.drain(..end + 2);
-                return Ok(line);
-            }
-            let mut buffer = [0; 65536];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => {
-                    assert_eq!(self.unread, b"", "the stream ends within a line");
-                    return Err(End::Fin);
-                }
-                Ok(octets) => self.unread.extend_from_slice(&buffer[..octets]),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(End::Reset),
-                Err(error) => panic!("waiting for a reply: {error}"),
-            }
-        }
-    }
-
-    pub fn line(&mut self) -> String {
-        self.try_line().unwrap_or_else(|end| panic!("the stream ended ({end:?}), a reply was due"))
-    }
-
-    /// A whole reply; its lines joined by `\n`.
-    pub fn reply(&mut self) -> String {
-        let mut reply = self.line();
-        while reply.lines().last().is_some_and(|line| line.as_bytes().get(3) == Some(&b'-')) {
-            reply.push('\n');
-            reply.push_str(&self.line());
-        }
-        reply
-    }
-
-    /// Asserts that the server has ended the session, in order and with nothing more to say.
-    #[track_caller]
-    pub fn assert_ended(&mut self) {
-        assert_eq!(self.try_line(), Err(End::Fin));
-    }
-
-    pub fn send(&mut self, octets: impl AsRef<[u8]>) {
-        self.stream.write_all(octets.as_ref()).expect("a server that reads");
-    }
-
-    /// Sends a command and reads the reply.
-    pub fn command(&mut self, command: &str) -> String {
-        self.send(format!("{command}\r\n"));
-        self.reply()
-    }
-
-    /// Sends a command that must be answered thus.
-    #[track_caller]
-    pub fn expect(&mut self, command: &str, reply: &str) {
-        let got = self.command(command);
-        assert_eq!(got, reply, "{command:?}");
-    }
-
-    /// Reads the banner and says EHLO; the first line of the reply.
-    #[track_caller]
-    pub fn hello(&mut self) -> String {
-        assert_eq!(self.reply(), BANNER);
-        let reply = self.command("EHLO client.test.example");
-        assert!(reply.starts_with("250-mx.test.example Hello ["), "{reply}");
-        reply.lines().next().expect("a line").to_owned()
-    }
-
-    /// Sends a message whose content is `content`, dot-stuffed here; the final reply.
-    #[track_caller]
-    pub fn message(&mut self, from: &str, to: &[&str], content: &[u8]) -> String {
-        self.expect(&format!("MAIL FROM:<{from}>"), "250 2.1.0 Sender OK");
-        for recipient in to {
-            self.expect(&format!("RCPT TO:<{recipient}>"), "250 2.1.5 Recipient OK");
-        }
-        self.data(content)
-    }
-
-    /// DATA, the content and the final dot; the final reply.
-    #[track_caller]
-    pub fn data(&mut self, content: &[u8]) -> String {
-        self.expect("DATA", "354 Start mail input; end with <CRLF>.<CRLF>");
-        self.send(stuffed(content));
-        self.reply()
-    }
-
-    /// Delivers a message; its queue id.
-    #[track_caller]
-    pub fn deliver(&mut self, from: &str, to: &[&str], content: &[u8]) -> String {
-        queue_id(&self.message(from, to, content))
-    }
-
-    #[track_caller]
-    pub fn quit(mut self) {
-        self.expect("QUIT", "221 2.0.0 Service closing transmission channel");
-        self.assert_ended();
-    }
-
-    /// Closes with a reset.
-    pub fn reset(self) {
-        let socket = Socket::from(self.stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("a socket");
-    }
-
-    /// Says that it will send no more.
-    pub fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("a connected socket");
-    }
-}
-
-/// The queue id in the reply to a message, which must be an acceptance.
-#[track_caller]
-pub fn queue_id(reply: &str) -> String {
-    let id = reply.strip_prefix("250 2.6.0 ").and_then(|rest| rest.strip_suffix(" Queued mail for delivery"));
-    let id = id.unwrap_or_else(|| panic!("not accepted: {reply}"));
-    assert!((1..=20).contains(&id.len()) && id.bytes().all(|octet| octet.is_ascii_alphanumeric()), "{id}");
-    id.to_owned()
-}
-
-/// Content as it is sent in DATA: dots doubled at the beginning of lines, and the final dot. What
-/// does not end with CRLF is ended here.
-pub fn stuffed(content: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(content.len() + 64);
-    let mut line_begins = true;
-    for (at, &octet) in content.iter().enumerate() {
-        if line_begins && octet == b'.' {
-            out.push(b'.');
-        }
-        out.push(octet);
-        line_begins = octet == b'\n' && at > 0 && content[at - 1] == b'\r';
-    }
-    if !line_begins {
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b".\r\n");
-    out
 }
 
 fn queue(spool: &Path, what: &str, arguments: &[&str]) -> (Vec<u8>, String) {
