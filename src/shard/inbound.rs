@@ -142,7 +142,7 @@ impl Inbound {
                 }
                 Some(Turn::Close) => break,
                 // The peer has ended, or reset.
-                None => return,
+                None => return self.stream.close_notify(),
             }
             if self.message.as_ref().is_some_and(|message| message.must_spill(&self.context, &self.session)) {
                 Box::pin(self.spill()).await;

@@ -28,8 +28,11 @@ pub struct Stream {
 #[derive(Debug)]
 struct Tls {
     session: rustls::Connection,
-    /// There may be plaintext that the socket does not tell of: the last read filled its buffer.
+    /// There may be plaintext that the socket does not tell of: the handshake is just done, or the last
+    /// read filled its buffer; or the peer's end, which came with the last octets.
     has_more: bool,
+    /// The peer has said that nothing more comes.
+    has_ended: bool,
 }
 
 impl Stream {
@@ -55,7 +58,7 @@ impl Stream {
 
     fn begin(&mut self, mut session: rustls::Connection) {
         session.set_buffer_limit(Some(TLS_WRITE_OCTETS));
-        self.tls = Some(Box::new(Tls { session, has_more: false }));
+        self.tls = Some(Box::new(Tls { session, has_more: false, has_ended: false }));
     }
 
     /// Goes on with the handshake as far as the socket allows, then waits. `None`: it is done, and all
@@ -68,7 +71,7 @@ impl Stream {
                 return Ok(Some(self.connection.writable().await));
             }
             if !tls.session.is_handshaking() {
-                // What came in one piece with the handshake's end the socket does not tell of.
+                // The peer's first octets may have come with its last ones of the handshake.
                 tls.has_more = true;
                 return Ok(None);
             }
@@ -158,13 +161,19 @@ impl Stream {
         self.connection.set_deadline(deadline);
     }
 
-    /// Says that nothing more comes, by close_notify too, and lingers for the peer's end.
+    /// Says that nothing more comes, where there are words for it.
+    ///
+    //= RFC 8446 section 6.1: each party says so before it closes.
+    pub fn close_notify(&mut self) {
+        let Some(tls) = &mut self.tls else { return };
+        tls.session.send_close_notify();
+        // A peer that takes no more needs no farewell.
+        let _ = tls.flush(&self.connection);
+    }
+
+    /// Says that nothing more comes, and lingers for the peer's end.
     pub fn linger(mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.session.send_close_notify();
-            // A peer that takes no more needs no farewell.
-            let _ = tls.flush(&self.connection);
-        }
+        self.close_notify();
         self.connection.linger();
     }
 }
@@ -174,7 +183,7 @@ impl Tls {
         loop {
             match self.session.reader().read(buffer) {
                 Ok(octets) => {
-                    self.has_more = octets == buffer.len();
+                    self.has_more = octets == buffer.len() || self.has_ended;
                     return Ok(Some(octets));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.has_more = false,
@@ -199,7 +208,7 @@ impl Tls {
         // Answers of the protocol itself: alerts, key updates. What does not fit now goes with the
         // next output.
         let _ = self.flush(connection)?;
-        processed.map_err(io::Error::other)?;
+        self.has_ended = processed.map_err(io::Error::other)?.peer_has_closed();
         Ok(Some(octets))
     }
 
