@@ -151,9 +151,23 @@ impl Client {
     #[track_caller]
     pub fn hello(&mut self) -> String {
         assert_eq!(self.reply(), BANNER);
+        self.ehlo().lines().next().expect("a line").to_owned()
+    }
+
+    /// Says EHLO; the reply.
+    #[track_caller]
+    pub fn ehlo(&mut self) -> String {
         let reply = self.command("EHLO client.test.example");
         assert!(reply.starts_with("250-mx.test.example Hello ["), "{reply}");
-        reply.lines().next().expect("a line").to_owned()
+        reply
+    }
+
+    /// Says STARTTLS, begins TLS and says EHLO again; the reply.
+    #[track_caller]
+    pub fn starttls(&mut self, tls: &ClientTls) -> String {
+        self.expect("STARTTLS", "220 2.0.0 SMTP server ready");
+        self.secure(tls);
+        self.ehlo()
     }
 
     /// Sends a message whose content is `content`, dot-stuffed here; the final reply.

@@ -373,6 +373,11 @@ impl Gateway {
         self.lines.recv_timeout(PATIENCE).expect("a line on standard output")
     }
 
+    /// The lines on standard output that nobody has taken, when it has ended.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.iter().collect()
+    }
+
     pub fn connect(&self) -> Client {
         Client::connect(self.address(), None)
     }
@@ -421,7 +426,7 @@ impl Gateway {
         self.signal(Signal::TERM);
         let (code, _) = self.wait();
         assert_eq!((code, self.complaints().as_str()), (Some(0), ""), "after SIGTERM");
-        self.lines.iter().collect()
+        self.lines()
     }
 
     /// Ends it with SIGKILL.
@@ -463,6 +468,11 @@ impl Gateway {
     pub fn metric_with(&self, metric: &str, label: &str, value: &str) -> f64 {
         let sample = format!("{metric}{{{label}=\"{value}\"}}");
         sum(&self.scrape(), |name| name == sample)
+    }
+
+    /// The sum of a metric's counters that have this label, as it is written.
+    pub fn metric_where(&self, metric: &str, label: &str) -> f64 {
+        sum(&self.scrape(), |sample| sample.starts_with(&format!("{metric}{{")) && sample.contains(label))
     }
 
     /// Waits until no connection is counted any more.

@@ -1,11 +1,14 @@
 //! Black box: the real program, its sockets, its files, its exit codes.
 //!
 //! Everything here is told and seen as an operator or a client would: nothing of the library is
-//! used, but for SASL by a next hop that is logged on to. What needs more than a toolchain (other
-//! vendors' clients, mounts) is in `.ci/suites`.
+//! used but texts of replies, the numbers of queue ids, NTLM as its clients speak it, and SASL by a
+//! next hop that is logged on to. What needs more than a toolchain (other vendors' clients, mounts) is
+//! in `.ci/suites`.
 
 mod ack_delay;
 mod admin;
+mod auth;
+mod auth_limits;
 mod bindings;
 mod blocks;
 mod delivery;
@@ -17,9 +20,12 @@ mod next_hop;
 mod preflight;
 mod queue;
 mod resources;
+mod sasl_client;
 mod sessions;
 mod shutdown;
 mod slow_readers;
 mod spool;
+mod tls;
+mod tls_files;
 mod users;
 mod watermarks;

@@ -30,9 +30,6 @@ pub(super) enum Exchange {
     LoginPassword(login::ServerExchange),
 }
 
-/// An exchange, and the client's first message where it came with AUTH.
-type Begun = (Exchange, Option<Zeroizing<Vec<u8>>>);
-
 /// Who a client says it is, and its proof.
 #[derive(Debug)]
 pub enum Logon {
