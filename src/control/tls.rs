@@ -13,13 +13,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, ServerConfig};
+use rustls::{Error, InconsistentKeys, ServerConfig};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use webpki::EndEntityCert;
+use zeroize::Zeroizing;
 
 /// The only protocol that is spoken here, for clients that name theirs (RFC 7301): one that was
 /// lured here by another protocol's attacker is refused.
@@ -77,28 +78,34 @@ impl TlsLoader {
 
     fn certified_key(&self, CertificateFiles { certificate, key }: &CertificateFiles) -> Result<CertifiedKey, String> {
         let (certificate_path, key_path) = (certificate.display(), key.display());
-        let text = fs::read(certificate).map_err(|error| format!("--tls-cert {certificate_path}: {error}"))?;
-        let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&text).collect();
-        let chain = chain.map_err(|error| format!("--tls-cert {certificate_path}: {error}"))?;
-        if chain.is_empty() {
-            return Err(format!(
-                "--tls-cert {certificate_path}: no certificate in it; write it in PEM (BEGIN CERTIFICATE)"
-            ));
-        }
-        let text = zeroize::Zeroizing::new(fs::read(key).map_err(|error| format!("--tls-key {key_path}: {error}"))?);
-        let no_key = |_| {
+        let no_certificate = || {
+            format!(
+                "--tls-cert {certificate_path}: no certificate in it that can be read; write it in PEM, whole (BEGIN CERTIFICATE to END CERTIFICATE)"
+            )
+        };
+        let no_key = || {
             format!(
                 "--tls-key {key_path}: no private key in it that can be read; write it in PEM without a passphrase (BEGIN PRIVATE KEY)"
             )
         };
-        let key = PrivateKeyDer::from_pem_slice(&text).map_err(no_key)?;
+        let text = read("--tls-cert", certificate)?;
+        let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(no_certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&read("--tls-key", key)?).map_err(|_| no_key())?;
         CertifiedKey::from_der(chain, key, &self.provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                format!("--tls-key {key_path} is not the key of the certificate in {certificate_path}")
-            }
-            error => format!("{certificate_path} and {key_path}: {error}"),
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
+                "--tls-key {key_path} is not the key of the certificate in {certificate_path}; give both in the same order"
+            ),
+            Error::InvalidCertificate(_) => no_certificate(),
+            error => format!("{} ({error})", no_key()),
         })
     }
+}
+
+/// Reads the file of an option; what it holds may be a secret.
+fn read(option: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let remedy = "give a file in PEM that this process may read";
+    fs::read(path).map(Zeroizing::new).map_err(|error| format!("{option} {}: {error}; {remedy}", path.display()))
 }
 
 impl fmt::Debug for TlsLoader {

@@ -247,17 +247,19 @@ fn certificates_that_cannot_be_served() {
     let (text, empty, absent) = (write("text", "secret text\n"), write("empty", ""), scratch.join("absent"));
     let cut = write("cut", &read(&pair.certificate)[..200]);
     let garbage = write("garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let no_key = write("no_key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let locked = write("locked", locked);
     for (certificate, key, words) in [
-        (&absent, &pair.key, &["--tls-cert", "absent", "No such file"][..]),
+        (&absent, &pair.key, &["--tls-cert", "absent", "No such file", "give a file in PEM"][..]),
         (&pair.certificate, &absent, &["--tls-key", "absent", "No such file"]),
         (&scratch.path().to_owned(), &pair.key, &["--tls-cert", "directory"]),
         (&text, &pair.key, &["--tls-cert", "text", "no certificate in it", "PEM"]),
         (&empty, &pair.key, &["--tls-cert", "empty", "no certificate in it"]),
         (&pair.key, &pair.certificate, &["--tls-cert", "mx.key", "no certificate in it"]),
-        (&cut, &pair.key, &["--tls-cert", "cut"]),
-        (&garbage, &pair.key, &["garbage"]),
+        (&cut, &pair.key, &["--tls-cert", "cut", "no certificate in it", "END CERTIFICATE"]),
+        (&garbage, &pair.key, &["--tls-cert", "garbage", "no certificate in it"]),
+        (&pair.certificate, &no_key, &["--tls-key", "no_key", "no private key in it"]),
         (&pair.certificate, &text, &["--tls-key", "text", "no private key in it", "PEM"]),
         (&pair.certificate, &empty, &["--tls-key", "empty", "no private key in it"]),
         (&pair.certificate, &pair.certificate, &["--tls-key", "mx.crt", "no private key in it"]),
