@@ -16,6 +16,7 @@ const ACCEPTED: &str = "250 2.1.0 Sender OK";
 const BAD_SEQUENCE: &str = "503 5.5.1 Bad sequence of commands";
 const SENDER_NOT_PERMITTED: &str = "550 5.7.1 Client does not have permissions to submit to this server";
 const PASSWORD: &str = "correct horse battery staple";
+const ZEROS: [u8; 4096] = [0; 4096];
 const WRONG: &str = "incorrect horse battery staple";
 
 /// A gateway with a certificate and users: alice by every mechanism.
@@ -148,6 +149,7 @@ fn every_mechanism_logs_in_and_lets_relay() {
     let mut client = site.gateway.session();
     client.expect(MAIL, ACCEPTED);
     client.expect("RCPT TO:<x@elsewhere.example>", "550 5.7.1 Unable to relay");
+    client.quit();
     assert_eq!(site.gateway.metric(LOGONS), 6.0);
     site.gateway.stop();
 }
@@ -349,6 +351,27 @@ fn required_logons_come_before_mail() {
     client.quit();
 }
 
+//= CONFORMANCE G7
+#[test]
+fn a_relay_takes_xexch50_from_users_only() {
+    let site = Site::new(&["--listen=127.0.0.1:0,role=relay"]);
+    let mut client = site.gateway.session();
+    // Nothing is consumed: what follows is a command.
+    client.send("XEXCH50 6 2\r\nNOOP\r\n");
+    assert_eq!(client.reply(), "504 5.7.4 Need to authenticate first");
+    assert_eq!(client.reply(), "250 2.0.0 OK");
+    assert_eq!(ntlm(&mut client, "alice", PASSWORD), AUTHENTICATED);
+    client.expect(MAIL, ACCEPTED);
+    client.expect("RCPT TO:<x@elsewhere.example>", "250 2.1.5 Recipient OK");
+    client.expect("XEXCH50 6 2", "354 Send binary data");
+    client.send("NOOP\r\nNOOP\r\n");
+    assert_eq!(client.reply(), "250 2.0.0 XEXCH50 OK");
+    assert_eq!(client.reply(), "250 2.0.0 OK");
+    client.expect("RCPT TO:<y@elsewhere.example>", BAD_SEQUENCE);
+    client.data(b"x\r\n");
+    client.quit();
+}
+
 #[test]
 fn users_change_while_sessions_go_on() {
     let site = Site::new(&[]);
@@ -371,13 +394,18 @@ fn users_change_while_sessions_go_on() {
     client.expect("AUTH NTLM", "502 5.5.1 Command not implemented");
 }
 
-/// Every file below `directory`.
+/// What is written in every file below `directory`; not the room that is kept behind it.
 fn contents(directory: &Path, into: &mut Vec<Vec<u8>>) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         match path.metadata() {
             Ok(metadata) if metadata.is_dir() => contents(&path, into),
-            Ok(metadata) if metadata.is_file() => into.push(fs::read(&path).expect("ours")),
+            Ok(metadata) if metadata.is_file() => {
+                let mut octets = fs::read(&path).expect("ours");
+                let room = octets.rchunks(ZEROS.len()).take_while(|chunk| **chunk == ZEROS[..chunk.len()]).count();
+                octets.truncate(octets.len().saturating_sub(room * ZEROS.len()));
+                into.push(octets);
+            }
             _ => {}
         }
     }

@@ -1,8 +1,9 @@
 //! Limits of logons and of users' mail: over connections and addresses (CONFORMANCE E4), and logons
 //! that come all at once.
 
-use crate::harness::{Client, Gateway, RATE, Scratch, start};
+use crate::harness::{Client, Gateway, RATE, SHUTDOWN, Scratch, start};
 use crate::sasl_client::{AUTHENTICATED, FAILED, UNAVAILABLE, UsersFile, ntlm, plain, plain_response};
+use rustix::process::Signal;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -145,4 +146,38 @@ fn many_logons_at_once_hold_up_nobody() {
     // Had each hash held the shard, there would have been one turn between two of them at most.
     assert!(served > COUNT, "{served}");
     assert_eq!(gateway.metric("gatepost_logons_total"), COUNT as f64);
+}
+
+/// Whoever leaves while its password is looked at, or is looked at when the gateway is to end, does no
+/// harm.
+#[test]
+fn logons_that_are_given_up() {
+    let scratch = Scratch::new();
+    let mut gateway = serve(&scratch, &["alice"], &[LISTEN, "--drain-timeout=1h"]);
+    let begin = |number: usize| {
+        let mut client = gateway.session_from(&format!("127.7.5.{number}"));
+        client.send(format!("AUTH PLAIN {}\r\n", plain_response("alice", PASSWORD)));
+        client
+    };
+    for number in 1..=20 {
+        match number % 3 {
+            0 => begin(number).reset(),
+            1 => begin(number).half_close(),
+            _ => drop(begin(number)),
+        }
+    }
+    gateway.until_empty();
+    assert_eq!(gateway.metric("gatepost_session_panics_total"), 0.0);
+    let mut waiting: Vec<Client> = (1..=8).map(begin).collect();
+    gateway.signal(Signal::TERM);
+    for client in &mut waiting {
+        let reply = client.reply();
+        // It may have been told before it was read.
+        if reply != SHUTDOWN {
+            assert_eq!(reply, AUTHENTICATED);
+            assert_eq!(client.reply(), SHUTDOWN);
+        }
+        client.assert_ended();
+    }
+    assert_eq!(gateway.wait(), (Some(0), String::new()));
 }

@@ -17,6 +17,8 @@ pub enum End {
     Reset,
     /// In clear, where TLS would have said so first.
     Cut,
+    /// By an alert.
+    Alert,
 }
 
 /// A client that does what it is told.
@@ -69,6 +71,10 @@ impl Client {
         self.tls.as_ref().expect("under TLS")
     }
 
+    pub fn tls_mut(&mut self) -> &mut ClientConnection {
+        self.tls.as_mut().expect("under TLS")
+    }
+
     /// Says that nothing more comes, to TLS and not to TCP.
     pub fn close_notify(&mut self) {
         let tls = self.tls.as_mut().expect("under TLS");
@@ -100,6 +106,9 @@ impl Client {
                 Ok(octets) => self.unread.extend_from_slice(&buffer[..octets]),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(End::Reset),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(End::Cut),
+                Err(error) if error.get_ref().is_some_and(|error| error.is::<rustls::Error>()) => {
+                    return Err(End::Alert);
+                }
                 Err(error) => panic!("waiting for a reply: {error}"),
             }
         }

@@ -477,7 +477,12 @@ impl Gateway {
 
     /// Waits until no connection is counted any more.
     pub fn until_empty(&self) {
-        until("gatepost_connections is 0", || self.metric("gatepost_connections") == 0.0);
+        self.until_connections(0.0);
+    }
+
+    /// Waits until so many connections are counted.
+    pub fn until_connections(&self, count: f64) {
+        until("so many connections", || self.metric("gatepost_connections") == count);
     }
 
     /// Waits until nothing is in the queue: everything was delivered, and that is on the disk.
