@@ -13,7 +13,6 @@ something failed. A client that is missing is a failure, not a reason to skip.
 import contextlib
 import os
 import re
-import shutil
 import smtplib
 import socket
 import struct
@@ -25,6 +24,7 @@ import time
 import traceback
 from pathlib import Path
 
+from exim import Exim
 from harness import FROM, PATIENCE, SCRATCH, TO, Gateway, case, main, only, queue, run, same, shapes, smtp_source, until
 
 BANNER = b"220 mx.test.example ESMTP Gatepost ready\r\n"
@@ -213,34 +213,12 @@ def msmtp_sends_every_shape():
             input=b"Subject: x\n\nx\n", code=65)
 
 
-class Exim:
-    """An Exim that sends to the gateway, and nowhere else.
-
-    Debian's package cannot be installed beside Postfix: its files lie in a directory of their own.
-    It wants a user of its own, who exists for it alone, behind mounts that nobody else sees.
-    """
-
-    USER, UID = "Debian-exim", 65534
+class EximClient(Exim):
+    """One that sends to the gateway, and nowhere else."""
 
     def __init__(self, gateway, name):
-        self.program = os.environ.get("GATEPOST_EXIM") or shutil.which("exim4")
-        assert self.program, "Exim is missing"
-        self.directory = SCRATCH / name
-        for part in ("", "spool", "log"):
-            (self.directory / part).mkdir()
-            os.chown(self.directory / part, self.UID, self.UID)
-        for file, line in (("passwd", f"{self.USER}:x:{self.UID}:{self.UID}::/:/bin/false"), ("group", f"{self.USER}:x:{self.UID}:")):
-            known = Path("/etc", file).read_text(encoding="utf-8").splitlines()
-            known = [other for other in known if not other.startswith(f"{self.USER}:")]
-            (self.directory / file).write_text("\n".join([*known, line, ""]), encoding="utf-8")
         host, port = gateway.address
-        self.configuration = self.directory / "exim.conf"
-        self.configuration.write_text(f"""
-primary_hostname = exim.example
-exim_path = {self.program}
-spool_directory = {self.directory}/spool
-log_file_path = {self.directory}/log/%s
-keep_environment =
+        super().__init__(name, f"""
 begin routers
 gateway:
   driver = manualroute
@@ -251,24 +229,15 @@ begin transports
 smtp:
   driver = smtp
   message_linelength_limit = 1G
-""", encoding="utf-8")
-
-    def run(self, *arguments, message=None):
-        mounts = "".join(f"mount --bind {self.directory}/{file} /etc/{file} && " for file in ("passwd", "group"))
-        # Its exit code says whether it has taken the message, not what came of it.
-        return run("unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", self.program, "-C", self.configuration,
-                   *arguments, input=message)
+""")
 
     def send(self, content, *recipients, when="-odf"):
         self.run("-oi", when, "-f", FROM, *recipients, message=content.replace(b"\r\n", b"\n"))
 
-    def log(self):
-        return (self.directory / "log" / "main").read_text(encoding="utf-8")
-
 
 def exim_sends_every_shape(gateway, name):
     """Each message on a connection, then all on as few as it likes; the flags it logged of each."""
-    exim = Exim(gateway, name)
+    exim = EximClient(gateway, name)
     contents = [content for _, content in shapes()]
     for content in contents:
         exim.send(content, TO, "other@test.example")
@@ -309,7 +278,7 @@ def exim_is_refused_some_and_all_recipients():
     content = b"Subject: x\r\n\r\n" + b"x\r\n" * 10_000
     for option in ((), ("--tarpit=500ms", "--disable-extension=CHUNKING"), ("--tarpit=500ms", "--disable-extension=PIPELINING")):
         with Gateway(*option, as_shipped=True) as gateway:
-            exim = Exim(gateway, f"exim-refused-{Gateway.started}")
+            exim = EximClient(gateway, f"exim-refused-{Gateway.started}")
             # As if from a mailer: no report of what is refused.
             exim.run("-oi", "-odf", "-f", "<>", TO, "bad@elsewhere.example", message=content.replace(b"\r\n", b"\n"))
             exim.run("-oi", "-odf", "-f", "<>", "worse@elsewhere.example", message=content.replace(b"\r\n", b"\n"))
