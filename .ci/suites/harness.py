@@ -53,10 +53,12 @@ class Gateway:
              "--spool", self.spool, *defaults, *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.errors = []
+        self.printed = []
         self.listening = []
         self.reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)
         self.reader.start()
         for line in self.process.stdout:
+            self.printed.append(line)
             if line.startswith("listening on "):
                 host, port = line.split()[-1].rsplit(":", 1)
                 self.listening.append((host.strip("[]"), int(port)))
@@ -92,6 +94,10 @@ class Gateway:
 
     def metric(self, name):
         return sum(float(line.split()[-1]) for line in self.scrape() if re.match(re.escape(name) + r"[ {]", line))
+
+    def reload(self):
+        """Makes it read its files again."""
+        self.process.send_signal(signal.SIGHUP)
 
     def tell(self):
         """Prints all that may explain a failure."""
@@ -167,15 +173,15 @@ def until(what, done):
         time.sleep(0.05)
 
 
-def run(*command, code=0, timeout=300, **options):
-    """Runs a command to its end; its output."""
+def run(*command, code=0, timeout=300, both=False, **options):
+    """Runs a command to its end; its output, with `both` that on standard error behind it."""
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     ended = subprocess.run([str(word) for word in command],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False, **options)
     assert code is None or ended.returncode == code, \
         f"{command}: exit code {ended.returncode}\n{ended.stdout.decode()}\n{ended.stderr.decode()}"
-    return ended.stdout
+    return ended.stdout + (ended.stderr if both else b"")
 
 
 def queue(spool):

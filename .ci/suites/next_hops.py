@@ -227,6 +227,7 @@ discard unix - - n - - discard
 virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
+tlsmgr unix - - n 1000 1 tlsmgr
 """)
         # Makes the directories of the queue. Its complaints go to a terminal, or into that log.
         checked = run("postfix", "-c", self.config, "check", code=None)
