@@ -75,6 +75,6 @@ class SecureGateway(DiscreetGateway):
         super().__init__(*(f"--listen={host},{ATTRIBUTES[kind]}" for kind in kinds), f"--users={self.users}",
                          *(option for certificate in certificates for option in certificate.options()),
                          *UNLIMITED, *options, **more)
-        assert len(self.listening) == len(kinds), self.listening
+        assert len(self.listening) >= len(kinds), self.listening
         self.bindings = {kind: Binding(address, WAYS.get(kind, "clear"), self.authority)
                          for kind, address in zip(kinds, self.listening)}
