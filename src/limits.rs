@@ -86,6 +86,8 @@ pub const LOGON_FAILURES_MAX_DEFAULT: u32 = 3;
 pub const LOGON_THREADS: usize = 2;
 /// Logons that may wait for them, in the whole process; more are told to come back later.
 pub const LOGONS_WAITING_MAX: usize = 256;
+/// Tasks of a shard that other threads may call at once; beyond it all tasks look up.
+pub const CALLS_MAX: usize = 512;
 /// A logon that has waited for so long is told to come back later.
 pub const LOGON_WAIT_MS: u64 = 30_000;
 /// How long a refused connection on a binding with implicit TLS has for its handshake.
@@ -350,6 +352,7 @@ pub const ENDING_TICK_MS: u64 = 50;
 
 const _: () = {
     assert!(COMMAND_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
+    assert!(LOGONS_WAITING_MAX + LOGON_THREADS <= CALLS_MAX);
     assert!(4 * BODY_FIRST_OCTETS <= SPILL_WRITE_OCTETS && SPILL_WRITE_OCTETS <= BODY_IN_MEMORY_MAX_OCTETS);
     assert!(PATH_MAX_OCTETS >= LOCAL_PART_MAX_OCTETS);
     // An envelope takes up to twice its octets in a record.

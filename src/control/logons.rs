@@ -1,32 +1,32 @@
 //! The threads that compute password hashes.
 //!
-//! Few, since each hash takes memory and a core; and nice, since the shards' time comes first. On
-//! failure: a panic in one hash ends that logon only.
+//! Few, since each hash takes memory and a core; and nice, since the shards' time comes first.
 
-use crate::limits::{LOGON_THREADS, LOGONS_WAITING_MAX};
-use crate::shard::PasswordCheck;
-use async_channel::{Receiver, Sender, bounded};
+use crate::limits::LOGON_THREADS;
+use crate::shard::PasswordChecks;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread;
 
 /// How much the shards come first (nice(2)).
 const NICE: i32 = 10;
 
-/// Starts the threads; they end when the last sender is dropped.
-pub fn start() -> io::Result<Sender<PasswordCheck>> {
-    let (sender, receiver) = bounded(LOGONS_WAITING_MAX);
+/// Starts the threads, which run as long as the process.
+pub fn start() -> io::Result<Arc<PasswordChecks>> {
+    let checks = Arc::new(PasswordChecks::new()?);
     for number in 0..LOGON_THREADS {
-        let receiver = receiver.clone();
-        thread::Builder::new().name(format!("logon-{number}")).spawn(move || run(&receiver))?;
+        let checks = checks.clone();
+        thread::Builder::new().name(format!("logon-{number}")).spawn(move || run(&checks))?;
     }
-    Ok(sender)
+    Ok(checks)
 }
 
-fn run(receiver: &Receiver<PasswordCheck>) {
+fn run(checks: &PasswordChecks) {
     // On Linux it is this thread's own; without it, hashes only take more of the shards' time.
     let _ = rustix::process::setpriority_process(None, NICE);
-    while let Ok(check) = receiver.recv_blocking() {
-        let _ = catch_unwind(AssertUnwindSafe(|| check.run()));
+    loop {
+        if let Some(check) = checks.next() {
+            check.run();
+        }
     }
 }

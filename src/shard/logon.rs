@@ -6,11 +6,17 @@
 use super::net::{Ready, RemoteNudge};
 use super::stream::Stream;
 use super::{Context, Stage};
-use crate::limits::LOGON_WAIT_MS;
+use crate::limits::{LOGON_WAIT_MS, LOGONS_WAITING_MAX};
 use crate::smtp::sasl::{Mechanisms, Password};
 use crate::smtp::server::Logon;
 use crate::users::{User, Users};
+use crossbeam_queue::ArrayQueue;
 use futures_channel::oneshot;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +30,45 @@ pub struct PasswordCheck {
 }
 
 impl PasswordCheck {
-    /// Computes the hash, and tells the session that waits.
+    /// Computes the hash, and tells the session that waits. A panic ends this logon only.
     pub fn run(self) {
-        let user = self.users.verify_password(&self.password.name, self.password.password.as_bytes());
-        // The session may be gone.
-        let _ = self.answer.send(user);
-        self.nudge.nudge();
+        let PasswordCheck { users, password, answer, nudge } = self;
+        let verify = || users.verify_password(&password.name, password.password.as_bytes());
+        if let Ok(user) = catch_unwind(AssertUnwindSafe(verify)) {
+            // The session may be gone.
+            let _ = answer.send(user);
+        }
+        nudge.nudge();
+    }
+}
+
+/// Passwords on their way from the shards to the threads that look at them. The threads are of low
+/// priority, so no shard may ever wait for one: there is no lock, and only the threads block.
+#[derive(Debug)]
+pub struct PasswordChecks {
+    checks: ArrayQueue<PasswordCheck>,
+    /// A semaphore: as many as there are checks.
+    count: OwnedFd,
+}
+
+impl PasswordChecks {
+    /// None yet.
+    pub fn new() -> io::Result<Self> {
+        let count = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE)?;
+        Ok(PasswordChecks { checks: ArrayQueue::new(LOGONS_WAITING_MAX), count })
+    }
+
+    fn push(&self, check: PasswordCheck) -> Result<(), Unavailable> {
+        self.checks.push(check).map_err(|_| Unavailable)?;
+        // Blocks at 2^64 only.
+        write(&self.count, &1_u64.to_ne_bytes()).map_err(|_| Unavailable)?;
+        Ok(())
+    }
+
+    /// Waits for the next; `None`: look again.
+    pub fn next(&self) -> Option<PasswordCheck> {
+        read(&self.count, &mut [0; 8]).ok()?;
+        self.checks.pop()
     }
 }
 
@@ -61,7 +100,7 @@ async fn verify_password(
 ) -> Result<Option<Arc<User>>, Unavailable> {
     let (answer, mut verdict) = oneshot::channel();
     let check = PasswordCheck { users, password, answer, nudge: stream.nudge().remote() };
-    context.logons.try_send(check).map_err(|_| Unavailable)?;
+    context.logons.push(check)?;
     stream.set_deadline(Some(context.net.now() + Duration::from_millis(LOGON_WAIT_MS)));
     loop {
         match verdict.try_recv() {

@@ -16,7 +16,7 @@ mod shared;
 pub mod storage;
 mod stream;
 
-pub use logon::PasswordCheck;
+pub use logon::{PasswordCheck, PasswordChecks};
 #[cfg(feature = "fault-injection")]
 pub use net::Fault;
 pub use net::{Doorbell, Life};
@@ -28,7 +28,6 @@ use crate::limits::READ_MAX_OCTETS;
 use crate::metrics::ShardMetrics;
 use crate::queue::recover::Found;
 use crate::queue::spool::Spool;
-use async_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use listener::Binding;
 use net::{Listener, Net};
@@ -72,7 +71,7 @@ pub struct Start {
     /// What wakes it.
     pub doorbell: Doorbell,
     /// Where passwords are looked at.
-    pub logons: Sender<PasswordCheck>,
+    pub logons: Arc<PasswordChecks>,
 }
 
 /// What a shard's tasks share.
@@ -83,7 +82,7 @@ struct Context {
     storage: Storage,
     outbound: Outbound,
     metrics: Rc<ShardMetrics>,
-    logons: Sender<PasswordCheck>,
+    logons: Arc<PasswordChecks>,
     hostname: Rc<str>,
     /// Every read of the shard goes here; borrowed only between two awaits.
     scratch: RefCell<Box<[u8]>>,

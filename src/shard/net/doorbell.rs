@@ -6,12 +6,13 @@
 //! calls a turn, not thousands of wakeups. A beat is proof of the whole way: eventfd, epoll, ring,
 //! executor, dispatcher.
 
+use crate::limits::CALLS_MAX;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The stages of a shard's life, in order; there is no way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,10 +38,7 @@ struct Bell {
     eventfd: OwnedFd,
     /// It was rung, not only asked for a beat.
     rung: AtomicBool,
-    /// Tokens of tasks that are called. The lock is held for a push, or for taking them all.
-    calls: Mutex<Vec<u64>>,
-    /// There are some: the shard does not look otherwise.
-    called: AtomicBool,
+    calls: Calls,
     beats: AtomicU32,
     life: AtomicU8,
     /// The shard has closed its listening sockets.
@@ -55,8 +53,7 @@ impl Doorbell {
         Ok(Doorbell(Arc::new(Bell {
             eventfd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             rung: AtomicBool::new(false),
-            calls: Mutex::default(),
-            called: AtomicBool::new(false),
+            calls: Calls::default(),
             beats: AtomicU32::new(0),
             life: AtomicU8::new(Life::Starting as u8),
             closed: AtomicBool::new(false),
@@ -74,17 +71,12 @@ impl Doorbell {
 
     /// Wakes the task that this token stands for.
     pub(super) fn call(&self, token: u64) {
-        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner).push(token);
-        self.0.called.store(true, Ordering::Release);
-        self.ask();
+        if self.0.calls.add(token) { self.ask() } else { self.ring() }
     }
 
     /// Who was called; to be asked after [`Self::hear`].
     pub(super) fn take_calls(&self) -> Vec<u64> {
-        if !self.0.called.swap(false, Ordering::AcqRel) {
-            return Vec::new();
-        }
-        std::mem::take(&mut *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.calls.take()
     }
 
     /// Asks for a beat; no task is woken.
@@ -142,6 +134,42 @@ impl Doorbell {
     }
 }
 
+/// Tokens of tasks that are called. No lock: who calls may be a thread of low priority, and a shard
+/// that waited for it to be scheduled would stand still (seen: for seconds, on a busy machine).
+#[derive(Debug)]
+struct Calls {
+    /// 0 is none.
+    tokens: [AtomicU64; CALLS_MAX],
+    /// There are some: the shard does not look otherwise.
+    some: AtomicBool,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Calls { tokens: [const { AtomicU64::new(0) }; CALLS_MAX], some: AtomicBool::new(false) }
+    }
+}
+
+impl Calls {
+    /// False: there is no place for one more.
+    fn add(&self, token: u64) -> bool {
+        // No slot has the token that would overflow: it is another's in the epoll.
+        let taken = token.wrapping_add(1);
+        let free = |place: &AtomicU64| place.compare_exchange(0, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let added = self.tokens.iter().any(free);
+        self.some.store(true, Ordering::Release);
+        added
+    }
+
+    fn take(&self) -> Vec<u64> {
+        if !self.some.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        let tokens = self.tokens.iter().map(|place| place.swap(0, Ordering::AcqRel));
+        tokens.filter(|&taken| taken != 0).map(|taken| taken.wrapping_sub(1)).collect()
+    }
+}
+
 impl AsFd for Doorbell {
     /// Readable while it was rung or asked and has not been heard.
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -172,6 +200,13 @@ mod tests {
         bell.call(8);
         assert!(!bell.hear());
         assert_eq!((bell.take_calls(), bell.take_calls()), (vec![7, 8], vec![]));
+        // Where there is no place for one more, all are woken.
+        let tokens = 0..CALLS_MAX as u64;
+        tokens.clone().for_each(|token| bell.call(token));
+        assert!(!bell.hear());
+        bell.call(9);
+        assert!(bell.hear());
+        assert!(bell.take_calls().into_iter().eq(tokens));
     }
 
     #[test]
