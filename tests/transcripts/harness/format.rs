@@ -1,6 +1,6 @@
 //! Reading a transcript; `tests/transcripts/README.md` is the language's description.
 
-use super::policy::{DoorSettings, Settings};
+use super::policy::{DoorSettings, Passwords, Settings};
 use gatepost::limits;
 use gatepost::policy::{AcceptedDomains, AddressRanges, DynamicBlocks, canonical, parse_range};
 use gatepost::smtp::server::{Profile, Revision, Role};
@@ -246,6 +246,7 @@ fn defaults() -> Settings {
         binding: SocketAddr::from(([192, 0, 2, 25], 25)),
         users_text: String::new(),
         users: None,
+        passwords: Passwords::default(),
         door: DoorSettings {
             allow: None,
             blocked: AddressRanges::from_iter([]),

@@ -12,9 +12,16 @@ use gatepost::smtp::reply::Reply;
 use gatepost::smtp::sasl::{Mechanisms, ntlm};
 use gatepost::smtp::server::{Logon, Profile, Query, Role, Verdict};
 use gatepost::users::{User, Users};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Whose passwords were found to be right or wrong: a hash costs more than all else in a run, and a
+/// transcript has as many runs as octets.
+pub type Passwords = Rc<RefCell<HashMap<[String; 2], Option<Arc<User>>>>>;
 
 /// The options that a session and its policy are made with.
 #[derive(Clone, Debug)]
@@ -34,6 +41,7 @@ pub struct Settings {
     /// The text of the users file.
     pub users_text: String,
     pub users: Option<Arc<Users>>,
+    pub passwords: Passwords,
     pub door: DoorSettings,
 }
 
@@ -169,7 +177,12 @@ impl Gateway {
         match logon {
             Logon::Malformed(_) => None,
             Logon::Ntlm(logon) => users.verify_nt_hash(logon.name(), |hash| logon.verify(hash)),
-            Logon::Password(_, given) => users.verify_password(&given.name, given.password.as_bytes()),
+            Logon::Password(_, given) => {
+                let [name, password] = [&given.name, &*given.password];
+                let mut judged = self.settings.passwords.borrow_mut();
+                let judgement = judged.entry([name.clone(), password.clone()]);
+                judgement.or_insert_with(|| users.verify_password(name, password.as_bytes())).clone()
+            }
         }
     }
 }
