@@ -275,6 +275,7 @@ fn written(stored: &StoredEnvelope<'_>) -> Envelope {
         },
         ret: stored.ret().map(|ret| ret.as_str().to_owned()),
         envid: stored.envid().map(text),
+        auth: stored.auth().map(text),
     }
 }
 

@@ -321,6 +321,7 @@ impl Worker {
                 eight_bit,
                 ret: envelope.ret(),
                 envid: envelope.envid(),
+                auth: envelope.auth(),
                 recipients: &recipients,
             })
         };

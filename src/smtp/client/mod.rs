@@ -267,7 +267,7 @@ impl Session {
         if self.reset_needed {
             out.extend_from_slice(b"RSET\r\n");
         }
-        transaction.write(&self.capabilities, out);
+        transaction.write(&self.capabilities, self.logged_on.is_some(), out);
         if !self.capabilities.chunking {
             out.extend_from_slice(b"DATA\r\n");
         }

@@ -23,6 +23,7 @@ pub(super) fn message<'a>(octets: u64, recipients: &'a [Recipient<'a>]) -> Trans
         eight_bit: false,
         ret: None,
         envid: None,
+        auth: None,
         recipients,
     }
 }
@@ -360,6 +361,7 @@ fn parameters() {
         eight_bit: true,
         ret: Some(Ret::Headers),
         envid: Some(b"QQ+2B314"),
+        auth: None,
         recipients: &recipients,
     };
     let all = "PIPELINING CHUNKING SIZE_1000 8BITMIME DSN";

@@ -23,6 +23,8 @@ pub struct Transaction<'a> {
     pub ret: Option<Ret>,
     /// `ENVID=`, xtext.
     pub envid: Option<&'a [u8]>,
+    /// `AUTH=`, xtext or `<>`. Passed on to a next hop where this server has authenticated.
+    pub auth: Option<&'a [u8]>,
     /// The recipients, in the order of their dispositions.
     pub recipients: &'a [Recipient<'a>],
 }
@@ -109,7 +111,9 @@ impl Transaction<'_> {
     }
 
     /// Appends MAIL and a RCPT for each recipient.
-    pub(super) fn write(&self, offered: &Capabilities, out: &mut Vec<u8>) {
+    ///
+    //= RFC 4954 section 5: AUTH= is for those who know who says it.
+    pub(super) fn write(&self, offered: &Capabilities, logged_on: bool, out: &mut Vec<u8>) {
         write_path(out, b"MAIL FROM:<", self.reverse_path);
         if offered.size_declaration {
             // Writing to a Vec cannot fail.
@@ -128,6 +132,9 @@ impl Transaction<'_> {
             if let Some(envid) = self.envid {
                 write_parameter(out, b" ENVID=", envid);
             }
+        }
+        if let Some(auth) = self.auth.filter(|_| logged_on) {
+            write_parameter(out, b" AUTH=", auth);
         }
         out.extend_from_slice(b"\r\n");
         for recipient in self.recipients {

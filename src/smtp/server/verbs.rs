@@ -8,7 +8,7 @@ use crate::smtp::command::{self, Command, Number, PathError, Verb};
 use crate::smtp::dsn::{self, Notify, Ret};
 use crate::smtp::envelope::{BodyType, Envelope, RecipientParameters, SenderParameters};
 use crate::smtp::reply::Reply;
-use crate::smtp::sasl::Mechanisms;
+use crate::smtp::sasl::Mechanism;
 use std::io::Write as _;
 
 /// AUTH= of a message that nobody has submitted, or nobody who is known.
@@ -121,18 +121,11 @@ impl Session {
         // RFC 1870 section 4: 0 says that no limit is in force.
         let size = self.profile.message_size_max.unwrap_or(0);
         let _ = write!(self.replies, "250-SIZE {size}\r\n");
-        if self.profile.offers_tls && self.tls.is_none() {
-            self.replies.extend_from_slice(b"250-STARTTLS\r\n");
-        }
-        let mechanisms = self.usable_mechanisms();
-        if mechanisms != Mechanisms::default() {
-            self.replies.extend_from_slice(b"250-AUTH");
-            for mechanism in mechanisms.iter() {
-                let _ = write!(self.replies, " {}", mechanism.name());
-            }
-            self.replies.extend_from_slice(b"\r\n");
-        }
+        let mechanisms: Vec<_> = self.usable_mechanisms().iter().map(Mechanism::name).collect();
+        let auth = format!("AUTH {}", mechanisms.join(" "));
         let offers = [
+            (self.profile.offers_tls && self.tls.is_none(), "STARTTLS"),
+            (!mechanisms.is_empty(), &auth),
             (pipelining, "PIPELINING"),
             (true, "DSN"),
             (eight_bit_mime, "8BITMIME"),

@@ -1,8 +1,9 @@
-//! AUTH at next hops: who logs on by what, what keeps mail in the queue, and that nobody is shown a
-//! password.
+//! AUTH at next hops (CONFORMANCE F8, H2): who logs on by what, what keeps mail in the queue, and that
+//! nobody is shown a password.
 
 use super::secure::{Authority, Behaviour, Secure, Tls};
 use crate::harness::{Gateway, Scratch, Setup, start, until};
+use crate::sasl_client::{AUTHENTICATED, UsersFile, plain};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -89,6 +90,42 @@ fn each_mechanism_logs_on() {
         assert_eq!(warned, attributes == ",tls=off", "{}", gateway.stderr());
         gateway.until_delivered();
         assert_silent(gateway);
+    }
+}
+
+/// F7: who has submitted is told where this server has authenticated, and only what is known.
+#[test]
+fn auth_of_mail_is_passed_on_to_where_it_has_logged_on() {
+    for auth in ["PLAIN", ""] {
+        let next_hop = next_hop(Tls::None, auth);
+        let scratch = Scratch::new();
+        let users = UsersFile::new(scratch.join("users.txt"));
+        users.add(&["alice"], PASSWORD);
+        let logs_on = !auth.is_empty();
+        let file = auth_file(&scratch, "tim:tanstaaftanstaaf\n");
+        let auth_file = if logs_on { format!(",auth-file={}", file.display()) } else { String::new() };
+        let option = format!("--next-hop={},tls=off{auth_file}", next_hop.address);
+        let options = [&option, "--listen=127.0.0.1:0,plaintext-auth", &users.option(), "--ack-delay=0", "--shards=1"];
+        let gateway = Setup::new(&scratch.join("spool"), &options).start();
+        let mut client = gateway.session();
+        for (number, (given, authenticated, told)) in
+            [("<>", false, "<>"), ("a@b.example", false, "<>"), ("a@b.example", true, "a@b.example")]
+                .into_iter()
+                .enumerate()
+        {
+            if authenticated {
+                assert_eq!(plain(&mut client, "alice", PASSWORD), AUTHENTICATED);
+            }
+            client.expect(&format!("MAIL FROM:<{FROM}> AUTH={given}"), "250 2.1.0 Sender OK");
+            client.expect(&format!("RCPT TO:<{TO}>"), "250 2.1.5 Recipient OK");
+            client.command("DATA");
+            client.command("\r\n.");
+            next_hop.wait(number + 1);
+            let said = next_hop.lines();
+            let mail = said.iter().rfind(|line| line.contains("MAIL FROM")).expect("a transaction");
+            assert_eq!(mail.contains(&format!(" AUTH={told}")), logs_on, "{mail}");
+            assert_eq!(mail.contains("AUTH="), logs_on, "{mail}");
+        }
     }
 }
 

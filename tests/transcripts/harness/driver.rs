@@ -551,7 +551,13 @@ impl Driver {
     fn commit(&mut self) {
         let next = std::mem::take(&mut self.next_commit);
         self.arriving();
-        let Some(message) = self.arriving.take() else { unreachable!("one was begun") };
+        let Some(mut message) = self.arriving.take() else { unreachable!("one was begun") };
+        let missing = self.session.missing_fields().expect("the header has ended");
+        let mut fields = Vec::new();
+        missing.write(&mut fields, message.id.text().as_str(), &self.session.trace().hostname.to_owned(), DATE);
+        let at = message.received_octets;
+        message.received_octets += fields.len();
+        message.octets.splice(at..at, fields);
         let envelope = self.session.envelope().expect("a commit has an envelope");
         assert!(envelope.recipient_count() > 0, "a commit without a recipient");
         // The memory bound of a session, and what it means for the record.

@@ -72,6 +72,7 @@ pub struct Envelope {
     pub body: Option<String>,
     pub ret: Option<String>,
     pub envid: Option<String>,
+    pub auth: Option<String>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -210,6 +211,7 @@ fn envelope(words: &[&str]) -> Result<Directive, String> {
             ("orcpt", Some(recipient)) => recipient.orcpt = Some(value(text)?),
             ("ret", _) => envelope.ret = Some(value(text)?),
             ("envid", _) => envelope.envid = Some(value(text)?),
+            ("auth", _) => envelope.auth = Some(value(text)?),
             ("body", _) => envelope.body = Some(text.to_owned()),
             _ => return Err(format!("not part of an envelope: {word}")),
         }
