@@ -21,6 +21,32 @@ pub enum End {
     Alert,
 }
 
+fn shake_hands(mut session: ClientConnection, socket: &mut (impl Read + Write)) -> io::Result<Box<ClientConnection>> {
+    while session.is_handshaking() || session.wants_write() {
+        session.complete_io(socket)?;
+    }
+    Ok(Box::new(session))
+}
+
+/// A socket that takes one octet at a time.
+struct ByOctets<'a>(&'a mut TcpStream);
+
+impl Read for ByOctets<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for ByOctets<'_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.write(&octets[..octets.len().min(1)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A client that does what it is told.
 #[derive(Debug)]
 pub struct Client {
@@ -57,13 +83,15 @@ impl Client {
     /// The same; `first` leaves with the last octets of the handshake, if they are the client's.
     pub fn try_secure(&mut self, tls: &ClientTls, first: &[u8]) -> io::Result<()> {
         assert_eq!(self.unread, b"", "nothing was to be said in clear any more");
-        let mut session = Box::new(tls.begin());
+        let mut session = tls.begin();
         session.writer().write_all(first)?;
-        while session.is_handshaking() || session.wants_write() {
-            session.complete_io(&mut self.stream)?;
-        }
-        self.tls = Some(session);
+        self.tls = Some(shake_hands(session, &mut self.stream)?);
         Ok(())
+    }
+
+    /// The same, each octet for itself.
+    pub fn secure_by_octets(&mut self, tls: &ClientTls) {
+        self.tls = Some(shake_hands(tls.begin(), &mut ByOctets(&mut self.stream)).expect("a handshake"));
     }
 
     /// The TLS session.

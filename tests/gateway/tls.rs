@@ -438,6 +438,18 @@ fn a_record_that_was_changed_ends_the_session() {
 }
 
 #[test]
+fn a_handshake_octet_by_octet() {
+    let site = Site::new(&["--shards=1"]);
+    for version in [&TLS12, &TLS13] {
+        let mut client = Client::connect(site.implicit(), None);
+        client.secure_by_octets(&ClientTls::of(&[version]));
+        client.hello();
+        client.quit();
+    }
+    site.assert_handshakes(2.0, 0.0);
+}
+
+#[test]
 fn a_record_for_every_octet() {
     let site = Site::new(&[]);
     let mut client = site.session(true, &ClientTls::default());
