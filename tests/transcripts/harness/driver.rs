@@ -14,6 +14,8 @@
 
 #![allow(dead_code, reason = "two test crates share this module; neither needs all of it")]
 
+mod outside;
+
 use gatepost::limits::{BODY_IN_MEMORY_MAX_OCTETS, COMMAND_LINE_MAX_OCTETS, REPLIES_MAX_OCTETS, SASL_LINE_MAX_OCTETS};
 use gatepost::policy;
 use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader};
@@ -22,8 +24,8 @@ use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::QueueId;
 use gatepost::smtp::header::TlsParameters;
 use gatepost::smtp::reply::Reply;
-use gatepost::smtp::sasl::Mechanisms;
-use gatepost::smtp::server::{Logon, LogonVerdict, Profile, Query, Session, Step, Verdict};
+use gatepost::smtp::server::{LogonVerdict, Profile, Session, Step, Verdict};
+pub use outside::{Judgement, Outside, Policy};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -40,52 +42,6 @@ const fn nonce(challenge: u8) -> [u8; 8] {
 const FILETIME: u64 = 134_397_273_840_000_000;
 /// Most that a single reply adds to the buffer once it is full.
 const REPLY_MAX_OCTETS: usize = 1024;
-
-/// Everybody that a session asks.
-pub type Policy = Box<dyn Outside>;
-
-/// Who answers the session's questions.
-pub trait Outside {
-    /// The mechanisms by which users can be verified.
-    fn mechanisms(&self) -> Mechanisms {
-        Mechanisms::default()
-    }
-
-    /// The answer to [`Step::Decide`].
-    fn decide(&mut self, now: Instant, query: &Query<'_>) -> Verdict;
-
-    /// The answer to [`Step::Authenticate`].
-    fn judge(&mut self, _now: Instant, _logon: Logon) -> Judgement {
-        Judgement::Refuse
-    }
-}
-
-/// Without users.
-impl<F: FnMut(Instant, &Query<'_>) -> Verdict> Outside for F {
-    fn decide(&mut self, now: Instant, query: &Query<'_>) -> Verdict {
-        self(now, query)
-    }
-}
-
-/// What is said to a logon: a [`LogonVerdict`] that owns its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    Accept(String),
-    Refuse,
-    NotHere,
-    Unavailable,
-}
-
-impl Judgement {
-    fn verdict(&self) -> LogonVerdict<'_> {
-        match self {
-            Judgement::Accept(name) => LogonVerdict::Accept(name),
-            Judgement::Refuse => LogonVerdict::Refuse,
-            Judgement::NotHere => LogonVerdict::NotHere,
-            Judgement::Unavailable => LogonVerdict::Unavailable,
-        }
-    }
-}
 
 /// A message that was committed, decoded from its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
