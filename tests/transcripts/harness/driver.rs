@@ -510,7 +510,7 @@ impl Driver {
         let Some(mut message) = self.arriving.take() else { unreachable!("one was begun") };
         let missing = self.session.missing_fields().expect("the header has ended");
         let mut fields = Vec::new();
-        missing.write(&mut fields, message.id.text().as_str(), &self.session.trace().hostname.to_owned(), DATE);
+        missing.write(&mut fields, message.id.text().as_str(), self.session.trace().hostname, DATE);
         let at = message.received_octets;
         message.received_octets += fields.len();
         message.octets.splice(at..at, fields);
