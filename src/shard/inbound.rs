@@ -196,7 +196,13 @@ impl Inbound {
         let buffer = scratch.get_mut(..READ_MAX_OCTETS)?;
         buffer[..start].copy_from_slice(&self.left);
         match self.stream.read(&mut buffer[start..]) {
-            Ok(None) => Some(None),
+            Ok(None) => {
+                // A part of a TLS record is input too (D2).
+                if self.stream.is_secure() {
+                    self.session.handle_input(context.net.now());
+                }
+                Some(None)
+            }
             Ok(Some(0)) | Err(_) => None,
             Ok(Some(octets)) => {
                 self.session.handle_input(context.net.now());

@@ -83,6 +83,11 @@ impl Stream {
         }
     }
 
+    /// Whether TLS was begun.
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Protocol and cipher, once the handshake is done.
     pub fn tls_parameters(&self) -> Option<TlsParameters> {
         let session = &self.tls.as_ref()?.session;

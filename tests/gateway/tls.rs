@@ -449,6 +449,23 @@ fn a_handshake_octet_by_octet() {
     site.assert_handshakes(2.0, 0.0);
 }
 
+/// D2: each of a record's octets is input, though none of them is a command before the last.
+#[test]
+fn a_slow_record_is_no_silence() {
+    let site = Site::new(&["--inactivity-timeout=4s"]);
+    let mut client = site.session(true, &ClientTls::default());
+    client.tls_mut().writer().write_all(b"NOOP\r\n").expect("memory");
+    let mut record = Vec::new();
+    client.tls_mut().write_tls(&mut record).expect("memory");
+    for octet in record {
+        client.stream.write_all(&[octet]).expect("a server that reads");
+        // Six seconds in all.
+        sleep(Duration::from_millis(220));
+    }
+    assert_eq!(client.reply(), "250 2.0.0 OK");
+    client.quit();
+}
+
 #[test]
 fn a_record_for_every_octet() {
     let site = Site::new(&[]);
