@@ -7,7 +7,7 @@
 //! | `tls=` | |
 //! |---|---|
 //! | `off` | never TLS; passwords go in clear, as the operator asked for |
-//! | `optional` | STARTTLS where it is offered, whatever the certificate (RFC 7435); without TLS where it fails. Passwords never go in clear: whoever stands between could have taken STARTTLS out |
+//! | `optional` | STARTTLS where it is offered, whatever the certificate (RFC 7435); without TLS where it fails. Without TLS passwords are not sent: whoever stands between could have taken STARTTLS out. Whoever answers in its place is told them |
 //! | `required` | STARTTLS, and a certificate that is verified; before that nothing of a message, no name and no password |
 
 use super::options::ServeOptions;
@@ -186,12 +186,15 @@ impl DeliveryConfig {
 
     /// What an operator may not expect of the next hops.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> + '_ {
-        let in_clear = |next_hop: &&NextHopConfig| next_hop.tls == TlsUse::Off && next_hop.auth_file.is_some();
-        self.next_hops.iter().filter(in_clear).map(|next_hop| {
-            format!(
-                "next hop {}: tls=off with auth-file: PLAIN and LOGIN send the password in clear; tls=required protects it",
-                next_hop.address
-            )
+        self.next_hops.iter().filter(|next_hop| next_hop.auth_file.is_some()).filter_map(|next_hop| {
+            let danger = match next_hop.tls {
+                TlsUse::Off => "tls=off with auth-file: PLAIN and LOGIN send the password in clear",
+                TlsUse::Optional => {
+                    "tls=optional with auth-file: whoever answers in its place may ask for PLAIN or LOGIN, and is told the password"
+                }
+                TlsUse::Required { .. } => return None,
+            };
+            Some(format!("next hop {}: {danger}; tls=required protects it", next_hop.address))
         })
     }
 

@@ -101,7 +101,7 @@ impl Inbound {
         // Whether `left` holds input that the session has not looked at.
         let mut pending = false;
         if self.binding.implicit_tls && !Box::pin(self.handshake()).await {
-            return;
+            return self.stream.linger();
         }
         loop {
             let turn = if pending { self.take_left() } else { self.read().await };
@@ -133,7 +133,7 @@ impl Inbound {
                 }
                 Some(Turn::StartTls) => {
                     if !Box::pin(self.handshake()).await {
-                        return;
+                        return self.stream.linger();
                     }
                 }
                 Some(Turn::Authenticate) => {
@@ -318,12 +318,17 @@ impl Inbound {
         let mut failed = !matches!(began, Some(Ok(())));
         while !failed {
             self.context.net.pass().await;
+            // There is nothing to finish. The bell may have rung before this wait began.
+            if self.context.shared.stage() != Stage::Serving {
+                failed = true;
+                break;
+            }
             self.stream.set_deadline(self.session.next_deadline());
             match self.stream.handshake().await {
                 Ok(None) => break,
                 Ok(Some(Ready::Socket)) => self.session.handle_input(self.context.net.now()),
                 Ok(Some(Ready::Deadline)) => self.session.handle_time(self.context.net.now()),
-                Ok(Some(Ready::Bell)) => failed = self.context.shared.stage() == Stage::Ending,
+                Ok(Some(Ready::Bell)) => {}
                 Err(_) => failed = true,
             }
             failed |= self.session.is_closed();

@@ -137,7 +137,7 @@ async fn refuse_late(
                 Ok(None) => break,
                 Ok(Some(Ready::Socket)) => {}
                 Ok(Some(Ready::Bell)) if context.shared.stage() == Stage::Serving => {}
-                Ok(Some(_)) | Err(_) => return,
+                Ok(Some(_)) | Err(_) => return stream.linger(),
             }
         }
     }

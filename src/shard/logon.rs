@@ -33,6 +33,10 @@ impl PasswordCheck {
     /// Computes the hash, and tells the session that waits. A panic ends this logon only.
     pub fn run(self) {
         let PasswordCheck { users, password, answer, nudge } = self;
+        if answer.is_canceled() {
+            // Nobody waits any more.
+            return;
+        }
         let verify = || users.verify_password(&password.name, password.password.as_bytes());
         if let Ok(user) = catch_unwind(AssertUnwindSafe(verify)) {
             // The session may be gone.
@@ -108,10 +112,9 @@ async fn verify_password(
             Ok(None) => {}
             Err(oneshot::Canceled) => return Err(Unavailable),
         }
-        match stream.interrupted().await {
-            Ready::Deadline => return Err(Unavailable),
-            Ready::Bell if context.shared.stage() == Stage::Ending => return Err(Unavailable),
-            Ready::Bell | Ready::Socket => {}
+        // The bell may have rung for it before this wait began.
+        if context.shared.stage() == Stage::Ending || stream.interrupted().await == Ready::Deadline {
+            return Err(Unavailable);
         }
     }
 }

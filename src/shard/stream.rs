@@ -28,11 +28,11 @@ pub struct Stream {
 #[derive(Debug)]
 struct Tls {
     session: rustls::Connection,
-    /// There may be plaintext that the socket does not tell of: the handshake is just done, or the last
-    /// read filled its buffer; or the peer's end, which came with the last octets.
+    /// There may be something that the socket does not tell of: plaintext, where the handshake is just
+    /// done or the last read filled its buffer; an end or an error behind what was read last.
     has_more: bool,
-    /// The peer has said that nothing more comes.
-    has_ended: bool,
+    /// That error.
+    failure: Option<io::Error>,
 }
 
 impl Stream {
@@ -58,7 +58,7 @@ impl Stream {
 
     fn begin(&mut self, mut session: rustls::Connection) {
         session.set_buffer_limit(Some(TLS_WRITE_OCTETS));
-        self.tls = Some(Box::new(Tls { session, has_more: false, has_ended: false }));
+        self.tls = Some(Box::new(Tls { session, has_more: false, failure: None }));
     }
 
     /// Goes on with the handshake as far as the socket allows, then waits. `None`: it is done, and all
@@ -184,22 +184,44 @@ impl Stream {
 }
 
 impl Tls {
+    /// Fills the buffer as far as there is something: what is pipelined is one group, in however many
+    /// records it came (E17).
     fn read(&mut self, connection: &Connection, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match self.session.reader().read(buffer) {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        let mut filled = 0;
+        self.has_more = true;
+        while filled < buffer.len() {
+            let step = match self.session.reader().read(&mut buffer[filled..]) {
+                Ok(0) => Ok(Some(0)),
                 Ok(octets) => {
-                    self.has_more = octets == buffer.len() || self.has_ended;
-                    return Ok(Some(octets));
+                    filled += octets;
+                    continue;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.has_more = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => match self.receive(connection) {
+                    Ok(Some(_)) => continue,
+                    nothing => nothing,
+                },
                 // The stream was cut off: an end, but not one that the peer has sealed.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
-                Err(error) => return Err(error),
-            }
-            if self.receive(connection)?.is_none() {
-                return Ok(None);
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Some(0)),
+                Err(error) => Err(error),
+            };
+            match step {
+                // What came before an end or an error comes first.
+                Ok(Some(_)) if filled > 0 => break,
+                Err(error) if filled > 0 => {
+                    self.failure = Some(error);
+                    break;
+                }
+                Ok(None) => {
+                    self.has_more = false;
+                    return Ok((filled > 0).then_some(filled));
+                }
+                told => return told,
             }
         }
+        Ok(Some(filled))
     }
 
     /// Takes in what the socket has: 0 is its end, `None` nothing yet.
@@ -213,7 +235,7 @@ impl Tls {
         // Answers of the protocol itself: alerts, key updates. What does not fit now goes with the
         // next output.
         let _ = self.flush(connection)?;
-        self.has_ended = processed.map_err(io::Error::other)?.peer_has_closed();
+        processed.map_err(io::Error::other)?;
         Ok(Some(octets))
     }
 

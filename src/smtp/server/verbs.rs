@@ -8,8 +8,13 @@ use crate::smtp::command::{self, Command, Number, PathError, Verb};
 use crate::smtp::dsn::{self, Notify, Ret};
 use crate::smtp::envelope::{BodyType, Envelope, RecipientParameters, SenderParameters};
 use crate::smtp::reply::Reply;
-use crate::smtp::sasl::Mechanism;
+use crate::smtp::sasl::Mechanisms;
 use std::io::Write as _;
+
+/// The keyword of RFC 3207.
+const STARTTLS: &str = "STARTTLS";
+/// That of RFC 4954; its mechanisms stand behind it.
+const AUTH: &str = "AUTH";
 
 /// AUTH= of a message that nobody has submitted, or nobody who is known.
 const NOBODY: &[u8] = b"<>";
@@ -121,11 +126,18 @@ impl Session {
         // RFC 1870 section 4: 0 says that no limit is in force.
         let size = self.profile.message_size_max.unwrap_or(0);
         let _ = write!(self.replies, "250-SIZE {size}\r\n");
-        let mechanisms: Vec<_> = self.usable_mechanisms().iter().map(Mechanism::name).collect();
-        let auth = format!("AUTH {}", mechanisms.join(" "));
+        if self.profile.offers_tls && self.tls.is_none() {
+            let _ = write!(self.replies, "250-{STARTTLS}\r\n");
+        }
+        let mechanisms = self.usable_mechanisms();
+        if mechanisms != Mechanisms::default() {
+            let _ = write!(self.replies, "250-{AUTH}");
+            for mechanism in mechanisms.iter() {
+                let _ = write!(self.replies, " {}", mechanism.name());
+            }
+            self.replies.extend_from_slice(b"\r\n");
+        }
         let offers = [
-            (self.profile.offers_tls && self.tls.is_none(), "STARTTLS"),
-            (!mechanisms.is_empty(), &auth),
             (pipelining, "PIPELINING"),
             (true, "DSN"),
             (eight_bit_mime, "8BITMIME"),
