@@ -463,14 +463,17 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_clear_is_warned_of() {
+    fn a_password_that_others_may_be_told_is_warned_of() {
         let warnings = |arguments: &[&str]| delivery(arguments).expect("valid").warnings().collect::<Vec<_>>();
         let warned = warnings(&[
             "--next-hop=a:25,tls=off,auth-file=x",
             "--next-hop=b:25,auth-file=x",
             "--next-hop=c:25,tls=off",
+            "--next-hop=d:25,tls=required,auth-file=x",
         ]);
-        assert!(matches!(&warned[..], [one] if one.starts_with("next hop a:25: tls=off")), "{warned:?}");
+        let begins = ["next hop a:25: tls=off with auth-file", "next hop b:25: tls=optional with auth-file"];
+        assert_eq!(warned.len(), begins.len(), "{warned:?}");
+        assert!(warned.iter().zip(begins).all(|(warning, begin)| warning.starts_with(begin)), "{warned:?}");
     }
 
     #[test]
