@@ -40,7 +40,7 @@ pub struct NextHopConfig {
     pub auth_file: Option<PathBuf>,
 }
 
-/// Whether connections to a next hop use TLS: see the [module](self).
+/// Whether connections to a next hop use TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TlsUse {
     /// `tls=off`.
