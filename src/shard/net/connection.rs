@@ -300,23 +300,17 @@ impl Connection {
 
     /// Writes what fits: `None` nothing now; wait in [`Self::writable`].
     pub fn write(&self, octets: &[u8]) -> io::Result<Option<usize>> {
-        loop {
-            match send(self.0.fd(), octets, SendFlags::NOSIGNAL) {
-                Ok(sent) => return Ok(Some(sent)),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.watch_output()?;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.send(|fd| send(fd, octets, SendFlags::NOSIGNAL))
     }
 
     /// The same of several pieces, as one.
     pub fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        self.send(|fd| sendmsg(fd, pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL))
+    }
+
+    fn send(&self, send: impl Fn(&OwnedFd) -> Result<usize, Errno>) -> io::Result<Option<usize>> {
         loop {
-            match sendmsg(self.0.fd(), pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
+            match send(self.0.fd()) {
                 Ok(sent) => return Ok(Some(sent)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {

@@ -90,9 +90,11 @@ impl Session {
         if !self.profile.offers_auth || (self.profile.requires_tls && !secure) {
             return Mechanisms::default();
         }
-        let plaintext = secure || self.profile.plaintext_auth;
-        let Mechanisms { ntlm, login, plain } = self.mechanisms;
-        Mechanisms { ntlm, login: login && plaintext, plain: plain && plaintext }
+        let may_show_passwords = secure || self.profile.plaintext_auth;
+        let mut usable = Mechanisms::default();
+        let mechanisms = self.mechanisms.iter().filter(|mechanism| may_show_passwords || !mechanism.is_plaintext());
+        mechanisms.for_each(|mechanism| usable.insert(mechanism));
+        usable
     }
 
     /// Whether this binding has users at all.
