@@ -103,6 +103,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let shards_then = recovered.last().map_or(0, |(directory, _)| directory.number() + 1);
     ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(in_queue.0 as f64);
     ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
+    ::metrics::gauge!(metrics::SHARDS).set(shards as f64);
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
     let logons = logons::start().map_err(|error| os_failure(&error))?;
@@ -153,7 +154,9 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     }
     let watchdog = Watchdog { shared: shared.clone(), doorbell: watchdog, wards, news: sender };
     supervisor::start_watchdog(watchdog).map_err(|error| os_failure(&error))?;
+    let serving = shared.clone();
     Supervisor { news, shared, shards, drain }.wait(|| {
+        serving.set_serving();
         // Nobody may be listening to what it says.
         let admin_path = admin_socket.as_ref().map(AdminSocket::path);
         let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
@@ -224,8 +227,9 @@ fn recover(spool: &SpoolDirectory, shards: usize, config: &Config) -> Result<Vec
 fn install_recorder() -> Result<PrometheusHandle, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(ExitCode::Software, format!("metrics: {error}"));
     let mut builder = PrometheusBuilder::new();
-    for (name, buckets) in metrics::BUCKETS {
-        let matcher = Matcher::Full((*name).to_owned());
+    for metric in metrics::ALL {
+        let metrics::Kind::Histogram(buckets) = metric.kind else { continue };
+        let matcher = Matcher::Full(metric.name.to_owned());
         builder = builder.set_buckets_for_metric(matcher, buckets).map_err(|error| failed(&error))?;
     }
     let handle = builder.install_recorder().map_err(|error| failed(&error))?;

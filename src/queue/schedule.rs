@@ -59,7 +59,13 @@ pub struct Message<H> {
     unrecorded: u16,
 }
 
-const _: () = assert!(size_of::<Message<()>>() + size_of::<usize>() + 2 * size_of::<(u64, Job)>() <= 128);
+/// With its places in a lane and among the arrivals, both of which may have grown by doubling.
+const _: () = assert!(
+    size_of::<Message<()>>() + size_of::<usize>() + 2 * size_of::<(u64, Job)>() + size_of::<(MessageKey, QueueId)>()
+        <= 128
+);
+/// Below so many arrivals nobody looks which of them are gone.
+const ARRIVALS_KEPT: usize = 64;
 
 impl<H> Message<H> {
     /// What has become of a recipient.
@@ -112,6 +118,28 @@ pub struct Schedule<H> {
     lanes: Vec<VecDeque<Job>>,
     deferred: BinaryHeap<Reverse<(u64, Job)>>,
     segments: BTreeMap<u64, Segment>,
+    /// Messages in the order of their arrival, with some that are gone.
+    arrivals: VecDeque<(MessageKey, QueueId)>,
+    /// Jobs in lanes, and jobs that have not ended.
+    ready: usize,
+    jobs: usize,
+    /// Messages with jobs.
+    busy: usize,
+}
+
+/// How much there is in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Jobs that wait for their turn.
+    pub ready: usize,
+    /// Jobs that were taken.
+    pub active: usize,
+    /// Jobs that wait for their next try.
+    pub deferred: usize,
+    /// Messages for which nothing is tried: without a lane, or with a report owed.
+    pub idle_messages: usize,
+    /// Segments that are needed or written to.
+    pub segments: usize,
 }
 
 impl<H> Schedule<H> {
@@ -122,6 +150,10 @@ impl<H> Schedule<H> {
             lanes: (0..lanes).map(|_| VecDeque::new()).collect(),
             deferred: BinaryHeap::new(),
             segments: BTreeMap::new(),
+            arrivals: VecDeque::new(),
+            ready: 0,
+            jobs: 0,
+            busy: 0,
         }
     }
 
@@ -169,8 +201,11 @@ impl<H> Schedule<H> {
 
     fn insert(&mut self, message: Message<H>) -> MessageKey {
         self.segments.entry(message.location.generation).or_default().live += 1;
+        let id = message.id;
         // 2^32 messages would take 300 GB.
-        MessageKey(self.messages.insert(message) as u32)
+        let key = MessageKey(self.messages.insert(message) as u32);
+        self.note_arrival(key, id);
+        key
     }
 
     /// Puts a message at the end of these lanes.
@@ -179,10 +214,44 @@ impl<H> Schedule<H> {
             if let (Some(message), Some(queue)) =
                 (self.messages.get_mut(key.0 as usize), self.lanes.get_mut(usize::from(lane)))
             {
+                self.busy += usize::from(message.jobs == 0);
+                self.jobs += 1;
+                self.ready += 1;
                 message.jobs += 1;
                 queue.push_back(Job { message: key, lane, attempts: 0 });
             }
         }
+    }
+
+    /// How much there is.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            ready: self.ready,
+            active: self.jobs - self.ready - self.deferred.len(),
+            deferred: self.deferred.len(),
+            idle_messages: self.messages.len() - self.busy,
+            segments: self.segments.len(),
+        }
+    }
+
+    /// The message that arrived first. Those that are gone are forgotten on the way.
+    pub fn oldest(&mut self) -> Option<&Message<H>> {
+        while let Some(&(key, id)) = self.arrivals.front() {
+            if self.messages.get(key.0 as usize).is_some_and(|message| message.id == id) {
+                return self.message(key);
+            }
+            self.arrivals.pop_front();
+        }
+        None
+    }
+
+    /// Messages behind one that stays come and go: what is gone may not pile up.
+    fn note_arrival(&mut self, key: MessageKey, id: QueueId) {
+        if self.arrivals.len() >= 2 * self.messages.len().max(ARRIVALS_KEPT) {
+            let messages = &self.messages;
+            self.arrivals.retain(|(key, id)| messages.get(key.0 as usize).is_some_and(|message| message.id == *id));
+        }
+        self.arrivals.push_back((key, id));
     }
 
     /// A message that is in the queue.
@@ -207,7 +276,9 @@ impl<H> Schedule<H> {
 
     /// Takes the next job of a lane.
     pub fn next(&mut self, lane: u16) -> Option<Job> {
-        self.lanes.get_mut(usize::from(lane))?.pop_front()
+        let job = self.lanes.get_mut(usize::from(lane))?.pop_front()?;
+        self.ready -= 1;
+        Some(job)
     }
 
     /// The job that [`Self::next`] would take.
@@ -219,6 +290,7 @@ impl<H> Schedule<H> {
     pub fn put_back(&mut self, job: Job) {
         if let Some(queue) = self.lanes.get_mut(usize::from(job.lane)) {
             queue.push_front(job);
+            self.ready += 1;
         }
     }
 
@@ -235,6 +307,7 @@ impl<H> Schedule<H> {
             self.deferred.pop();
             if let Some(queue) = self.lanes.get_mut(usize::from(job.lane)) {
                 queue.push_back(job);
+                self.ready += 1;
             }
         }
     }
@@ -281,7 +354,9 @@ impl<H> Schedule<H> {
     pub fn end(&mut self, job: Job) -> Option<Finished> {
         let message = self.messages.get_mut(job.message.0 as usize)?;
         message.jobs = message.jobs.saturating_sub(1);
+        self.jobs -= 1;
         if message.jobs == 0 {
+            self.busy -= 1;
             message.hot = None;
         }
         self.finish(job.message)
@@ -365,6 +440,50 @@ mod tests {
     /// A message that stays in a segment newer than those of the test.
     fn newest(schedule: &mut Schedule<()>) {
         add(schedule, 99, 99, 1, &[]);
+    }
+
+    #[test]
+    fn figures_and_the_oldest() {
+        let mut schedule = Schedule::new(2);
+        assert_eq!((schedule.figures(), schedule.oldest().is_none()), (Figures::default(), true));
+        let first = add(&mut schedule, 1, 1, 1, &[0, 1]);
+        add(&mut schedule, 2, 2, 1, &[]);
+        let job = schedule.next(0).expect("a job");
+        let figures = |ready, active, deferred, idle_messages, segments| Figures {
+            ready,
+            active,
+            deferred,
+            idle_messages,
+            segments,
+        };
+        assert_eq!(schedule.figures(), figures(1, 1, 0, 1, 2));
+        schedule.defer(job, 10);
+        assert_eq!(schedule.figures(), figures(1, 0, 1, 1, 2));
+        schedule.release_due(10);
+        assert_eq!(schedule.figures(), figures(2, 0, 0, 1, 2));
+        let job = schedule.next(0).expect("a job");
+        schedule.put_back(job);
+        assert_eq!(schedule.figures(), figures(2, 0, 0, 1, 2));
+        for lane in [0, 1] {
+            let job = schedule.next(lane).expect("a job");
+            settle(&mut schedule, first, 0, Status::Delivered, 1);
+            schedule.end(job);
+        }
+        assert_eq!(schedule.figures(), figures(0, 0, 0, 2, 2), "its outcomes are not recorded");
+        assert_eq!(schedule.oldest().map(|message| message.id), Some(QueueId::from_number(1)));
+        schedule.recorded(first);
+        schedule.recorded(first);
+        assert_eq!(schedule.oldest().map(|message| message.id), Some(QueueId::from_number(2)));
+        // One stays, and a great many come and go.
+        for id in 3..1000 {
+            let key = add(&mut schedule, id, 1, 1, &[0]);
+            let job = schedule.next(0).expect("a job");
+            settle(&mut schedule, key, 0, Status::Delivered, 1);
+            schedule.end(job);
+            schedule.recorded(key);
+        }
+        assert!(schedule.arrivals.len() <= 2 * ARRIVALS_KEPT, "{}", schedule.arrivals.len());
+        assert_eq!(schedule.oldest().map(|message| message.id), Some(QueueId::from_number(2)));
     }
 
     #[test]

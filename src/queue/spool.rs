@@ -101,6 +101,13 @@ pub struct Batch {
     pub messages: usize,
 }
 
+impl Batch {
+    /// Its number.
+    pub fn number(&self) -> BatchNumber {
+        BatchNumber(self.number)
+    }
+}
+
 /// The writing half of one shard's spool.
 #[derive(Debug)]
 pub struct Spool {

@@ -13,16 +13,18 @@ use super::outbound::{self, Acknowledgement, Notice};
 use super::shared::{Permit, Stage};
 use super::stream::Stream;
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
+use crate::metrics::TlsFailure;
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::address::Path;
 use crate::smtp::reply::Reply;
 use crate::smtp::sasl::ntlm::filetime;
 use crate::smtp::server::{LogonVerdict, Query, Role, Session, Step, Verdict};
 use crate::users::User;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the session needs before its next turn.
 enum Turn {
@@ -40,6 +42,18 @@ enum Turn {
     Close,
 }
 
+/// How a session came to its end.
+enum Ending {
+    /// By its last reply.
+    Said,
+    /// The peer has ended or reset the connection.
+    Gone,
+    /// Replies cannot be sent any more.
+    Lost,
+    /// The TLS handshake failed.
+    Tls,
+}
+
 struct Inbound {
     context: Rc<Context>,
     binding: Rc<Binding>,
@@ -54,6 +68,7 @@ struct Inbound {
     message: Option<Message>,
     /// Input that the session has not consumed.
     left: Vec<u8>,
+    began: Instant,
     /// Reads since others had a turn; more than one for much input that is commands.
     reads: u32,
     /// The replies to be sent hold a 250 for a message. A client that is gone will send it again
@@ -74,10 +89,12 @@ pub fn serve(
 ) -> impl Future<Output = ()> {
     let now = context.net.now();
     let mut session = Session::new(binding.profile.clone(), client, now);
+    session.observe(context.next_session_number(), context.observer.clone());
     if let Some(users) = context.shared.users() {
         session.offer_mechanisms(logon::mechanisms(&users));
     }
     if binding.profile.tarpit.is_some() && permit.take_mark(now) {
+        context.metrics.tarpit_waits.banner.increment(1);
         session.hold_banner();
     }
     Box::new(Inbound {
@@ -90,6 +107,7 @@ pub fn serve(
         session,
         message: None,
         left: Vec::new(),
+        began: now,
         reads: 0,
         unsent_acknowledgement: false,
     })
@@ -98,20 +116,28 @@ pub fn serve(
 
 impl Inbound {
     async fn run(mut self: Box<Self>) {
+        let ending = self.dialogue().await;
+        self.count_end(&ending);
+        match ending {
+            Ending::Said | Ending::Tls => self.stream.linger(),
+            Ending::Gone => self.stream.close_notify(),
+            Ending::Lost => {}
+        }
+    }
+
+    async fn dialogue(&mut self) -> Ending {
         // Whether `left` holds input that the session has not looked at.
         let mut pending = false;
         if self.binding.implicit_tls && !Box::pin(self.handshake()).await {
-            return self.stream.linger();
+            return Ending::Tls;
         }
         loop {
             let turn = if pending { self.take_left() } else { self.read().await };
             pending = false;
-            for reply in self.session.take_refusals() {
-                self.context.metrics.count_refusal(reply);
-            }
             if self.session.take_tarpitted()
                 && let Some(permit) = &self.permit
             {
+                self.context.metrics.tarpit_waits.replies.increment(1);
                 permit.mark(self.context.net.now());
             }
             if matches!(turn, Some(Turn::StartTls)) {
@@ -121,7 +147,7 @@ impl Inbound {
                 if self.unsent_acknowledgement {
                     self.context.metrics.possible_duplicates.client_gone.increment(1);
                 }
-                return;
+                return Ending::Lost;
             }
             self.unsent_acknowledgement = false;
             match turn {
@@ -133,22 +159,30 @@ impl Inbound {
                 }
                 Some(Turn::StartTls) => {
                     if !Box::pin(self.handshake()).await {
-                        return self.stream.linger();
+                        return Ending::Tls;
                     }
                 }
                 Some(Turn::Authenticate) => {
                     Box::pin(self.authenticate()).await;
                     pending = true;
                 }
-                Some(Turn::Close) => break,
-                // The peer has ended, or reset.
-                None => return self.stream.close_notify(),
+                Some(Turn::Close) => return Ending::Said,
+                None => return Ending::Gone,
             }
             if self.message.as_ref().is_some_and(|message| message.must_spill(&self.context, &self.session)) {
                 Box::pin(self.spill()).await;
             }
         }
-        self.stream.linger();
+    }
+
+    fn count_end(&self, ending: &Ending) {
+        let metrics = &self.context.metrics;
+        metrics.session_seconds.record(self.context.net.now().duration_since(self.began).as_secs_f64());
+        match (ending, self.session.last_reply()) {
+            (Ending::Tls, None) => metrics.count_other_end("tls_failed"),
+            (_, Some(reply)) => metrics.count_end(reply),
+            (Ending::Said | Ending::Gone | Ending::Lost, None) => metrics.count_other_end("client_gone"),
+        }
     }
 
     /// Waits for input, or for something else that ends the wait, and takes a turn on it.
@@ -294,11 +328,13 @@ impl Inbound {
         }
         let Some(permit) = &self.permit else { return Verdict::Refuse(Reply::RateExceeded) };
         let (now, limits) = (self.context.net.now(), &self.context.config.limits);
-        let accepted = match &self.user {
-            Some(user) if profile.role == Role::Relay => permit.try_count_message_of_user(user.name(), now, limits),
-            _ => permit.try_count_message(now, limits),
+        let (accepted, refusal) = match &self.user {
+            Some(user) if profile.role == Role::Relay => {
+                (permit.try_count_message_of_user(user.name(), now, limits), Reply::UserRateExceeded)
+            }
+            _ => (permit.try_count_message(now, limits), Reply::RateExceeded),
         };
-        if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) }
+        if accepted { Verdict::Accept } else { Verdict::Refuse(refusal) }
     }
 
     /// Throws away what has come behind STARTTLS: no client can know yet that TLS begins.
@@ -314,13 +350,14 @@ impl Inbound {
 
     /// TLS, within the session's timers. False: there is nobody to talk to any more.
     async fn handshake(&mut self) -> bool {
-        let began = self.context.shared.tls().map(|config| self.stream.begin_server(config));
-        let mut failed = !matches!(began, Some(Ok(())));
-        while !failed {
+        let began = self.context.net.now();
+        let has_begun = self.context.shared.tls().map(|config| self.stream.begin_server(config));
+        let mut failure = (!matches!(has_begun, Some(Ok(())))).then_some(TlsFailure::Protocol);
+        while failure.is_none() {
             self.context.net.pass().await;
             // There is nothing to finish. The bell may have rung before this wait began.
             if self.context.shared.stage() != Stage::Serving {
-                failed = true;
+                failure = Some(TlsFailure::Drain);
                 break;
             }
             self.stream.set_deadline(self.session.next_deadline());
@@ -329,21 +366,20 @@ impl Inbound {
                 Ok(Some(Ready::Socket)) => self.session.handle_input(self.context.net.now()),
                 Ok(Some(Ready::Deadline)) => self.session.handle_time(self.context.net.now()),
                 Ok(Some(Ready::Bell)) => {}
-                Err(_) => failed = true,
+                Err(error) => failure = Some(failure_of(&error)),
             }
-            failed |= self.session.is_closed();
+            if self.session.is_closed() {
+                failure = Some(TlsFailure::Timeout);
+            }
         }
-        let parameters = self.stream.tls_parameters().filter(|_| !failed);
         let metrics = &self.context.metrics;
-        for reply in self.session.take_refusals() {
-            metrics.count_refusal(reply);
-        }
-        let Some(parameters) = parameters else {
-            metrics.tls_handshakes.failed.increment(1);
+        let (None, Some(parameters)) = (failure, self.stream.tls_parameters()) else {
+            metrics.count_failed_handshake(failure.unwrap_or(TlsFailure::Protocol));
             return false;
         };
-        metrics.tls_handshakes.completed.increment(1);
-        self.session.handle_tls(self.context.net.now(), parameters);
+        let now = self.context.net.now();
+        metrics.count_handshake(parameters.version, self.stream.is_resumed(), now.duration_since(began));
+        self.session.handle_tls(now, parameters);
         true
     }
 
@@ -396,12 +432,17 @@ impl Inbound {
                 let now = self.context.net.now();
                 match acknowledgement {
                     Acknowledgement::Accept => {
-                        self.context.metrics.messages_accepted.increment(1);
-                        self.context.metrics.message_bytes_accepted.increment(octets);
+                        let metrics = &self.context.metrics;
+                        metrics.messages_accepted.increment(1);
+                        metrics.message_bytes_accepted.increment(octets);
+                        metrics.message_size.record(octets as f64);
                         self.session.handle_durable(now, &durable);
                         self.unsent_acknowledgement = true;
                     }
-                    Acknowledgement::Refuse(line) => self.session.handle_refusal(now, &line),
+                    Acknowledgement::Refuse(line) => {
+                        self.context.metrics.count_passed_on_refusal(octets);
+                        self.session.handle_refusal(now, &line);
+                    }
                 }
             }
             Err(_) => self.session.handle_commit_failure(now),
@@ -414,11 +455,12 @@ impl Inbound {
     //= [MS-OXSMTP] 3.2.7 AcknowledgementDelay: when the limit passes the server acknowledges anyway.
     async fn await_verdict(&mut self, notice: &Notice) -> Acknowledgement {
         let delay = self.context.config.delivery.ack_delay;
-        self.stream.set_deadline(delay.map(|delay| self.context.net.now() + delay));
+        let began = self.context.net.now();
+        self.stream.set_deadline(delay.map(|delay| began + delay));
         let metrics = &self.context.metrics.ack_delays;
-        loop {
+        let verdict = loop {
             if let Some(verdict) = notice.verdict() {
-                return verdict;
+                break verdict;
             }
             let skipped = match self.stream.interrupted().await {
                 Ready::Deadline => &metrics.limit,
@@ -427,9 +469,12 @@ impl Inbound {
             };
             if notice.verdict().is_none() && notice.give_up() {
                 skipped.increment(1);
-                return Acknowledgement::Accept;
+                break Acknowledgement::Accept;
             }
-        }
+        };
+        let waited = self.context.net.now().duration_since(began);
+        self.context.metrics.ack_delay_seconds.record(waited.as_secs_f64());
+        verdict
     }
 
     async fn spill(&mut self) {
@@ -476,7 +521,10 @@ impl Inbound {
             }
             //= [MS-OXSMTP] 3.2.7 Tarpit: only this session waits, and its input is not read meanwhile.
             self.stream.set_deadline(self.session.next_deadline());
-            match self.stream.held().await {
+            self.context.metrics.tarpitted.increment(1.0);
+            let held = self.stream.held().await;
+            self.context.metrics.tarpitted.decrement(1.0);
+            match held {
                 Ready::Deadline => self.session.handle_time(self.context.net.now()),
                 Ready::Bell => {}
                 Ready::Socket => return false,
@@ -510,5 +558,13 @@ impl Inbound {
             Ready::Deadline => false,
             Ready::Bell => self.context.shared.stage() != Stage::Ending,
         }
+    }
+}
+
+/// What ended a handshake.
+fn failure_of(error: &io::Error) -> TlsFailure {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => TlsFailure::ClientGone,
+        _ => TlsFailure::Protocol,
     }
 }

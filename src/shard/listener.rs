@@ -96,8 +96,16 @@ fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, clie
         return answer(stream, client, reply);
     }
     if context.late_refusals.get() >= LATE_REFUSALS_MAX || context.shared.stage() != Stage::Serving {
+        if interval.is_some() {
+            let skips = &context.metrics.tarpit_skips;
+            let reason = if context.shared.stage() == Stage::Serving { &skips.crowded } else { &skips.drain };
+            reason.increment(1);
+        }
         // Nobody would understand plain text where TLS comes first.
         return if binding.implicit_tls { drop(stream) } else { answer(stream, client, reply) };
+    }
+    if interval.is_some() {
+        context.metrics.tarpit_waits.connection.increment(1);
     }
     context.late_refusals.set(context.late_refusals.get() + 1);
     let (context, implicit_tls) = (context.clone(), binding.implicit_tls);

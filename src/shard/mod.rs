@@ -11,6 +11,7 @@ mod listener;
 mod logon;
 mod message;
 mod net;
+mod observer;
 mod outbound;
 mod shared;
 pub mod storage;
@@ -31,6 +32,7 @@ use crate::queue::spool::Spool;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use listener::Binding;
 use net::{Listener, Net};
+use observer::ShardObserver;
 use outbound::{Outbound, Recorder};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -46,6 +48,9 @@ use storage::{Directory, Storage};
 /// ring wakes it: under load, a shard stood still for minutes. Nothing here needs the timer: the
 /// dispatcher yields by itself and sees to the reactor's turns (see [`net`]).
 const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
+
+/// A session's number is below its shard's.
+const SESSION_NUMBER_BITS: u32 = 48;
 
 /// Everything a shard is started with.
 #[derive(Debug)]
@@ -76,12 +81,17 @@ pub struct Start {
 
 /// What a shard's tasks share.
 struct Context {
+    /// The shard's number.
+    number: usize,
     config: Arc<Config>,
     shared: Arc<Shared>,
     net: Net,
     storage: Storage,
     outbound: Outbound,
     metrics: Rc<ShardMetrics>,
+    observer: Rc<ShardObserver>,
+    /// Sessions so far; the shard's number is in it too.
+    session_numbers: Cell<u64>,
     logons: Arc<PasswordChecks>,
     hostname: Rc<str>,
     /// Every read of the shard goes here; borrowed only between two awaits.
@@ -115,14 +125,15 @@ pub fn run(start: Start, ready: impl FnOnce()) -> io::Result<()> {
 
 async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let net = Net::new(start.doorbell)?;
-    let metrics = Rc::new(ShardMetrics::new());
+    let metrics = Rc::new(ShardMetrics::new(start.number));
     let number = u32::try_from(start.number).unwrap_or(u32::MAX);
     let spool = Spool::new(number, start.found.resume, start.key);
-    let storage = Storage::new(net.clone(), start.directory, spool, metrics.clone());
+    let storage = Storage::new(net.clone(), start.directory, spool, start.shared.clone(), metrics.clone());
     let delivery = &start.config.delivery;
     let next_hops = delivery.next_hops.len();
     let outbound = Outbound::new(&net, &delivery.routes, next_hops, start.shards, start.found, start.key);
     let context = Rc::new(Context {
+        number: start.number,
         hostname: start.config.hostname.as_str().into(),
         outbound,
         config: start.config,
@@ -130,6 +141,8 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         logons: start.logons,
         net: net.clone(),
         storage: storage.clone(),
+        observer: Rc::new(ShardObserver::new(metrics.clone())),
+        session_numbers: Cell::new(u64::from(number) << SESSION_NUMBER_BITS),
         metrics,
         scratch: RefCell::new(vec![0; READ_MAX_OCTETS].into()),
         date: RefCell::default(),
@@ -168,7 +181,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         }
     });
     ready();
-    let result = net.dispatch().await;
+    let result = net.dispatch(|lag| context.metrics.loop_lag_seconds.record(lag.as_secs_f64())).await;
     outbound::write_lost(&context);
     storage.stop();
     committer.await;
@@ -178,6 +191,13 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
 }
 
 impl Context {
+    /// A number that no other session of this process has.
+    fn next_session_number(&self) -> u64 {
+        let number = self.session_numbers.get() + 1;
+        self.session_numbers.set(number);
+        number
+    }
+
     fn session_began(&self) {
         self.sessions.set(self.sessions.get() + 1);
     }

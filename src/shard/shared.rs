@@ -3,7 +3,7 @@
 use super::outbound::Security;
 use crate::config::{Config, Host, Limits, NextHopAddress};
 use crate::delivery::{Availability, NextHopId, NextHopState};
-use crate::limits::NEXT_HOP_CROWDED_MS;
+use crate::limits::{NEXT_HOP_CROWDED_MS, SHARDS_MAX, UNREADY_AFTER_FAILURE_MS};
 use crate::policy::{BindingRules, Door, DynamicBlocks, Source, Sources};
 use crate::smtp::reply::Reply;
 use crate::users::Users;
@@ -38,6 +38,12 @@ pub struct Shared {
     tls: ArcSwapOption<ServerConfig>,
     /// Memory or the spool's disk is below its watermark.
     resources_short: AtomicBool,
+    /// When some shard's storage failed last, in milliseconds since the start; 0: never.
+    storage_failed_ms: AtomicU64,
+    /// Arrival of the oldest message in each shard's queue, in milliseconds since the Unix epoch; 0: none.
+    oldest_arrivals: Box<[AtomicU64]>,
+    /// All shards serve.
+    is_serving: AtomicBool,
     /// Memory taken by messages that are arriving.
     body_octets: AtomicUsize,
     next_hops: Box<[NextHop]>,
@@ -145,6 +151,9 @@ impl Shared {
             users: ArcSwapOption::empty(),
             tls: ArcSwapOption::empty(),
             resources_short: AtomicBool::new(false),
+            storage_failed_ms: AtomicU64::new(0),
+            oldest_arrivals: (0..SHARDS_MAX).map(|_| AtomicU64::new(0)).collect(),
+            is_serving: AtomicBool::new(false),
             body_octets: AtomicUsize::new(0),
             next_hops: next_hops.into_iter().map(|(address, security)| NextHop::new(address, security)).collect(),
             stage: AtomicU8::new(Stage::Serving as u8),
@@ -155,6 +164,46 @@ impl Shared {
     /// Inbound connections now.
     pub fn connections(&self) -> u32 {
         self.sources.connections()
+    }
+
+    /// All shards have begun to serve.
+    pub fn set_serving(&self) {
+        self.is_serving.store(true, Ordering::Release);
+    }
+
+    /// Some shard's storage has failed.
+    pub fn storage_failed(&self, now: Instant) {
+        self.storage_failed_ms.fetch_max(self.ms(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Why mail is not accepted now, if it is not. Storage that has failed is given some time: it is
+    /// only tried again when there is mail.
+    pub fn unreadiness(&self, now: Instant) -> Option<&'static str> {
+        let failed_ms = self.storage_failed_ms.load(Ordering::Relaxed);
+        if self.stage() != Stage::Serving {
+            Some("draining")
+        } else if !self.is_serving.load(Ordering::Acquire) {
+            Some("starting")
+        } else if self.resources_short() {
+            Some("disk or memory is below its watermark")
+        } else if failed_ms > 0 && self.ms(now) < failed_ms + UNREADY_AFTER_FAILURE_MS {
+            Some("storage fails")
+        } else {
+            None
+        }
+    }
+
+    /// The oldest message in a shard's queue arrived then, in milliseconds since the Unix epoch.
+    pub fn set_oldest_arrival(&self, shard: usize, unix_ms: Option<u64>) {
+        if let Some(oldest) = self.oldest_arrivals.get(shard) {
+            oldest.store(unix_ms.unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    /// The same of all shards.
+    pub fn oldest_arrival(&self) -> Option<u64> {
+        let all = self.oldest_arrivals.iter().map(|oldest| oldest.load(Ordering::Relaxed));
+        all.filter(|&unix_ms| unix_ms > 0).min()
     }
 
     /// The stage of the process's life.

@@ -13,7 +13,9 @@ use super::net::{Connection, Nudge, Ready};
 use crate::limits::TLS_WRITE_OCTETS;
 use crate::smtp::header::TlsParameters;
 use rustls::pki_types::ServerName;
-use rustls::{CipherSuite, ClientConfig, ClientConnection, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
+};
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
@@ -97,6 +99,12 @@ impl Stream {
             _ => return None,
         };
         Some(TlsParameters { version, cipher: cipher_name(session.negotiated_cipher_suite()?.suite()) })
+    }
+
+    /// Whether the handshake resumed an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        let kind = self.tls.as_ref().and_then(|tls| tls.session.handshake_kind());
+        kind == Some(HandshakeKind::Resumed)
     }
 
     /// Reads what is there: 0 is the peer's end, `None` nothing yet.

@@ -28,6 +28,50 @@ pub enum Verb {
     Unknown,
 }
 
+impl Verb {
+    /// Every verb, in the order of their numbers.
+    pub const ALL: [Verb; 16] = [
+        Verb::Ehlo,
+        Verb::Helo,
+        Verb::Mail,
+        Verb::Rcpt,
+        Verb::Data,
+        Verb::Bdat,
+        Verb::Rset,
+        Verb::Noop,
+        Verb::Vrfy,
+        Verb::Expn,
+        Verb::Help,
+        Verb::Quit,
+        Verb::Auth,
+        Verb::StartTls,
+        Verb::Xexch50,
+        Verb::Unknown,
+    ];
+
+    /// Its name, in capitals; `unknown` for what is none.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verb::Ehlo => "EHLO",
+            Verb::Helo => "HELO",
+            Verb::Mail => "MAIL",
+            Verb::Rcpt => "RCPT",
+            Verb::Data => "DATA",
+            Verb::Bdat => "BDAT",
+            Verb::Rset => "RSET",
+            Verb::Noop => "NOOP",
+            Verb::Vrfy => "VRFY",
+            Verb::Expn => "EXPN",
+            Verb::Help => "HELP",
+            Verb::Quit => "QUIT",
+            Verb::Auth => "AUTH",
+            Verb::StartTls => "STARTTLS",
+            Verb::Xexch50 => "XEXCH50",
+            Verb::Unknown => "unknown",
+        }
+    }
+}
+
 /// A command line taken apart: the verb, and the rest without the spaces around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command<'b> {
@@ -61,27 +105,8 @@ pub(super) fn trim_start(mut octets: &[u8]) -> &[u8] {
 }
 
 fn verb(word: &[u8]) -> Verb {
-    let known: &[(&[u8], Verb)] = match word.len() {
-        4 => &[
-            (b"MAIL", Verb::Mail),
-            (b"RCPT", Verb::Rcpt),
-            (b"DATA", Verb::Data),
-            (b"EHLO", Verb::Ehlo),
-            (b"QUIT", Verb::Quit),
-            (b"RSET", Verb::Rset),
-            (b"HELO", Verb::Helo),
-            (b"BDAT", Verb::Bdat),
-            (b"NOOP", Verb::Noop),
-            (b"VRFY", Verb::Vrfy),
-            (b"EXPN", Verb::Expn),
-            (b"HELP", Verb::Help),
-            (b"AUTH", Verb::Auth),
-        ],
-        7 => &[(b"XEXCH50", Verb::Xexch50)],
-        8 => &[(b"STARTTLS", Verb::StartTls)],
-        _ => &[],
-    };
-    known.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map_or(Verb::Unknown, |&(_, verb)| verb)
+    let is = |verb: &Verb| verb.name().as_bytes().eq_ignore_ascii_case(word);
+    Verb::ALL.into_iter().find(is).unwrap_or(Verb::Unknown)
 }
 
 /// Why the arguments of MAIL or RCPT are no good, in the order of the checks.
@@ -183,6 +208,10 @@ mod tests {
         assert_eq!(parse(b"Mail  FROM:<a@b> "), Command { verb: Verb::Mail, arguments: b"FROM:<a@b>" });
         assert_eq!(parse(b"RSET \t \x0c\t "), Command { verb: Verb::Rset, arguments: b"\x0c" });
         assert_eq!(parse(b"starttls").verb, Verb::StartTls);
+        for (number, expected) in Verb::ALL.into_iter().enumerate() {
+            assert_eq!(expected as usize, number);
+            assert_eq!(parse(expected.name().as_bytes()).verb, expected);
+        }
         for unknown in [&b""[..], b" NOOP", b"NOOPS", b"MAIL\tFROM:<>", b"\xff\xff\xff\xff"] {
             assert_eq!(parse(unknown).verb, Verb::Unknown, "{unknown:?}");
         }

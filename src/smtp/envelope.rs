@@ -171,6 +171,13 @@ impl Envelope {
         self.forward.len()
     }
 
+    /// The forward-path that was added last.
+    pub fn last_recipient(&self) -> Option<&[u8]> {
+        let index = self.forward.len().checked_sub(1)?;
+        let begin = self.start_of(index);
+        self.text.get(begin..begin + usize::from(self.forward[index].path_octets))
+    }
+
     /// `BODY=`.
     pub fn body_type(&self) -> BodyType {
         self.body_type

@@ -40,8 +40,8 @@ pub struct Row {
     pub weight: Weight,
     /// Whether it ends the session.
     pub after: After,
-    /// The label of `gatepost_refusals_total` that a refusal is counted under; `None` for replies
-    /// that refuse nothing.
+    /// The reason that a refusal is counted and logged under; `None` for replies that refuse nothing.
+    /// Each event of [MS-OXSMTP] 3.2.7 has its own.
     pub reason: Option<&'static str>,
 }
 
@@ -169,8 +169,10 @@ replies! {
     MessageTooLarge = "552 5.3.4 Message size exceeds fixed maximum message size", None, CloseIn4, Some("message_size");
     /// Its header does (E5).
     HeaderTooLarge = "552 5.3.4 Header size exceeds fixed maximum size", None, CloseIn4, Some("header_size");
-    /// It was received too often, here or in all (E1, E2).
+    /// It was received too often (E1).
     TooManyHops = "554 5.4.6 Hop count exceeded - possible mail loop", None, CloseIn4, Some("hop_count");
+    /// It was received here too often (E2).
+    TooManyLocalHops = "554 5.4.6 Hop count exceeded - possible mail loop", None, CloseIn4, Some("local_hop_count");
     /// Storage or memory is short (C6, E8, a failed commit).
     InsufficientResources = "452 4.3.1 Insufficient system resources", None, Stay, Some("resources");
     /// The recipient is neither accepted here nor may the client relay (C19).
@@ -189,9 +191,15 @@ replies! {
     /// MessageRateLimitExceeded (E4).
     RateExceeded = "421 4.4.2 Message submission rate for this client has exceeded the configured limit",
         None, Close, Some("message_rate");
+    /// The same, of an authenticated user of a relay.
+    UserRateExceeded = "421 4.4.2 Message submission rate for this client has exceeded the configured limit",
+        None, Close, Some("user_message_rate");
     /// ProtocolViolationCount (E7).
     TooManyErrors = "421 4.7.0 Too many errors on this connection, closing transmission channel",
         None, Close, Some("protocol_errors");
+    /// The same, by failed logons.
+    TooManyLogonFailures = "421 4.7.0 Too many errors on this connection, closing transmission channel",
+        None, Close, Some("logon_failures");
     /// ConnectionTimeOut (D1).
     ConnectionTimedOut = "421 4.4.1 Connection timed out", None, Close, Some("connection_timeout");
     /// ConnectionInactivityTimeOut (D2).
@@ -237,9 +245,45 @@ impl Reply {
         }
     }
 
+    /// Its code (RFC 5321 section 4.2).
+    pub const fn code(self) -> u16 {
+        let [hundreds, tens, ones, ..] = self.text().as_bytes() else { return 0 };
+        (*hundreds - b'0') as u16 * 100 + (*tens - b'0') as u16 * 10 + (*ones - b'0') as u16
+    }
+
     /// Whether it says that a command has failed for good (RFC 5321 section 4.2.1).
     pub const fn is_permanent(self) -> bool {
         self.text().as_bytes()[0] == b'5'
+    }
+
+    /// Whether it may stand in place of the banner.
+    pub const fn is_said_at_connect(self) -> bool {
+        matches!(
+            self,
+            Reply::BlockedSource
+                | Reply::BlockedSourceForATime
+                | Reply::NotConfigured
+                | Reply::OutOfResources
+                | Reply::TooManyConnections
+                | Reply::TooManyConnectionsFromSource
+                | Reply::ConnectionDropped
+                | Reply::ShuttingDown
+        )
+    }
+
+    /// Whether it may refuse a message whose content has begun.
+    pub const fn is_said_of_content(self) -> bool {
+        matches!(
+            self,
+            Reply::TooManyHops
+                | Reply::TooManyLocalHops
+                | Reply::HeaderTooLarge
+                | Reply::MessageTooLarge
+                | Reply::InsufficientResources
+                | Reply::ConnectionTimedOut
+                | Reply::InactivityTimedOut
+                | Reply::ShuttingDown
+        )
     }
 
     /// Appends the line with CRLF, as it is said to `client`.
@@ -252,6 +296,9 @@ impl Reply {
         out.extend_from_slice(b"\r\n");
     }
 }
+
+/// The code of [`banner`].
+pub const BANNER_CODE: u16 = 220;
 
 /// The banner, `220 <fqdn> ESMTP Gatepost ready`.
 pub fn banner(out: &mut Vec<u8>, hostname: &str) {

@@ -264,12 +264,14 @@ impl Net {
         &self.0.doorbell
     }
 
-    /// Serves the sockets until [`Self::stop`]. From its begin to its orderly end beats are due.
-    pub async fn dispatch(&self) -> io::Result<()> {
+    /// Serves the sockets until [`Self::stop`]. From its begin to its orderly end beats are due. `lag` is told
+    /// how long the tasks of each turn took: so long nobody looked at the sockets.
+    pub async fn dispatch(&self, lag: impl Fn(Duration)) -> io::Result<()> {
         let inner = &*self.0;
         inner.doorbell.enter(Life::Beating);
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut last_pass = self.refresh_now();
+        let mut turn_began = last_pass;
         while !inner.stopped.get() {
             let mut deferred = inner.deferred.take();
             inner.let_pass(&mut deferred);
@@ -280,11 +282,13 @@ impl Net {
                 (false, true) => &SHORT_NAP,
                 (false, false) => &NAP,
             };
+            lag(turn_began.elapsed());
             match epoll::wait(&inner.epoll, rustix::buffer::spare_capacity(&mut events), Some(timeout)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             let now = self.refresh_now();
+            turn_began = now;
             let mut idle = !runnable;
             for event in events.drain(..) {
                 idle &= !inner.handle(event);
@@ -297,6 +301,7 @@ impl Net {
                 park::until_ready(&inner.epoll).await;
                 inner.parked.set(false);
                 last_pass = self.refresh_now();
+                turn_began = last_pass;
                 // Tasks that a completion woke come first.
                 self.note_runnable();
             } else if in_flight && overdue {

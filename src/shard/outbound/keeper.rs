@@ -1,7 +1,7 @@
 //! What comes with time: retries that are due, mail that is too old, next hops to be probed,
 //! outcomes to be written again, segments that nothing needs any more.
 
-use super::{Context, pump, recorder, settle};
+use super::{Context, pump, recorder, settle, show_queue};
 use crate::delivery::expired;
 use crate::limits::{EXPIRED_IN_A_ROW_MAX, KEEPER_MAX_MS, KEEPER_TICK_MS, NEXT_HOP_STARVED_RETRY_MS};
 use crate::queue::schedule::Job;
@@ -23,6 +23,7 @@ pub async fn keep(context: Rc<Context>) {
             pump(&context, lane);
         }
         remove_segments(&context).await;
+        show_queue(&context);
         if is_behind {
             continue;
         }

@@ -250,11 +250,19 @@ pub fn accept(context: &Rc<Context>, accepted: Accepted, session: &dyn Fn() -> N
         }
     }
     outbound.lanes.replace(lanes);
+    show_queue(context);
     if waiting > 0 {
         content.notice.take();
         return None;
     }
     notice
+}
+
+/// Shows how much there is in the queue. Called wherever that changes.
+fn show_queue(context: &Context) {
+    let mut schedule = context.outbound.schedule.borrow_mut();
+    context.metrics.show_queue(schedule.figures());
+    context.shared.set_oldest_arrival(context.number, schedule.oldest().map(|message| message.arrived_unix_ms()));
 }
 
 /// Keeps a message in memory only if its turn comes soon and memory is not short.
@@ -376,7 +384,9 @@ fn next_job(context: &Context, next_hop: NextHopId) -> Option<Job> {
         let waits = context.outbound.schedule.borrow().waiting(lane) > 0;
         if waits && preferred(context, lane) == Some(next_hop) {
             pool.turn.set(place + 1);
-            return context.outbound.schedule.borrow_mut().next(lane);
+            let job = context.outbound.schedule.borrow_mut().next(lane);
+            show_queue(context);
+            return job;
         }
     }
     None

@@ -5,8 +5,8 @@
 //! batch is on stable storage, the message is delivered once more: the one window for duplicates
 //! on this side. Outcomes whose batch failed are written again until storage works.
 
-use super::Context;
 use super::notice::Notice;
+use super::{Context, show_queue};
 use crate::limits::OUTCOMES_AGAIN_MS;
 use crate::queue::outcome::{NewOutcome, Settled, Settles, Status};
 use crate::queue::schedule::{Finished, MessageKey};
@@ -116,6 +116,7 @@ pub fn release(context: &Rc<Context>, finished: Option<Finished>) {
     if finished.emptied_segment {
         context.outbound.wake_keeper();
     }
+    show_queue(context);
 }
 
 /// Puts an outcome into the spool's next batch. `withdraws`: who is told when it is there.

@@ -1,9 +1,9 @@
 //! What an attempt came to: outcomes, retries, and the verdict for a session that waits.
 
-use super::Context;
 use super::content::{Content, Unreadable};
 use super::notice::Notice;
 use super::recorder::{Said, Settlement, release, write};
+use super::{Context, show_queue};
 use crate::delivery::{RouteId, expired, recipient_domain};
 use crate::limits::TRANSACTION_RECIPIENTS_MAX;
 use crate::queue::outcome::{Settled, Status};
@@ -47,6 +47,12 @@ pub fn conclude(context: &Rc<Context>, job: Job, content: &Content, places: &[u3
     metrics.deferred.increment(u64::from(deferred));
     let more = places.len() == TRANSACTION_RECIPIENTS_MAX
         && pending_places(context, job, content).nth(TRANSACTION_RECIPIENTS_MAX).is_some();
+    if delivered > 0
+        && let Some(message) = context.outbound.schedule.borrow().message(job.message)
+    {
+        let age_ms = context.unix_ms().saturating_sub(message.arrived_unix_ms());
+        context.metrics.delivery_delay_seconds.record(Duration::from_millis(age_ms).as_secs_f64());
+    }
     settle(context, job, settled, deferred > 0 || more, notice);
     if deferred == 0 && !more {
         end(context, job);
@@ -112,6 +118,7 @@ fn settle(context: &Rc<Context>, job: Job, settled: Vec<Settled<Said>>, pending:
 fn end(context: &Rc<Context>, job: Job) {
     let finished = context.outbound.schedule.borrow_mut().end(job);
     release(context, finished);
+    show_queue(context);
 }
 
 /// A session that waits for this message's delivery waits no longer, for this reason.
@@ -139,6 +146,7 @@ pub fn defer(context: &Context, job: Job) {
     let wait = if left.is_zero() { wait } else { wait.min(left) };
     schedule.defer(job, context.now_ms() + wait.as_millis() as u64);
     drop(schedule);
+    show_queue(context);
     outbound.wake_keeper();
 }
 

@@ -88,6 +88,7 @@ impl Drop for Worker {
             settle::defer(context, job);
         }
         if self.is_open.get() {
+            context.metrics.next_hop_open.decrement(1.0);
             self.state().closed(context.now_ms());
             self.pool().connections.update(|count| count - 1);
         }
@@ -105,6 +106,7 @@ impl Worker {
             Err(lost) => return self.unreachable(&lost, began_ms),
         };
         self.context.metrics.next_hop_connections.opened.increment(1);
+        self.context.metrics.next_hop_open.increment(1.0);
         self.is_open.set(true);
         self.state().opened(self.context.now_ms());
         self.pool().connections.update(|count| count + 1);
@@ -261,6 +263,13 @@ impl Worker {
                 return true;
             }
         };
+        let transactions = &self.context.metrics.next_hop_transactions;
+        let is_reused = self.has_served.get();
+        if is_reused {
+            transactions.reused.increment(1)
+        } else {
+            transactions.new.increment(1)
+        }
         let began = Instant::now();
         let good = self.transact(link, job, &subject).await;
         self.context.metrics.delivery_seconds.record(began.elapsed().as_secs_f64());
@@ -353,6 +362,7 @@ impl Worker {
             self.has_served.set(true);
             self.state().state.answered();
             let dispositions = link.session().take_dispositions();
+            context.metrics.count_attempt(&dispositions, false);
             settle::conclude(context, job, content, places, &dispositions);
             return !link.session().must_close();
         };
@@ -375,6 +385,7 @@ impl Worker {
             context.outbound.schedule.borrow_mut().put_back(job);
             return false;
         }
+        context.metrics.count_attempt(&[], true);
         if failure.maybe_delivered() {
             context.metrics.possible_duplicates.next_hop_silent.increment(1);
         }

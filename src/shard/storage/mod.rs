@@ -26,6 +26,7 @@ pub use reader::SpillReader;
 pub use spill::Spill;
 
 use super::net::Net;
+use super::shared::Shared;
 use crate::limits::{SEGMENT_MAX_OCTETS, SEGMENT_MIN_OCTETS};
 use crate::metrics::ShardMetrics;
 use crate::queue::disk::{quarantine_name, segment_name, spill_name};
@@ -42,6 +43,7 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -63,6 +65,7 @@ struct Inner {
     committer: Cell<Option<Waker>>,
     stopped: Cell<bool>,
     failed_at: Cell<Option<Instant>>,
+    shared: Arc<Shared>,
     metrics: Rc<ShardMetrics>,
 }
 
@@ -75,8 +78,9 @@ pub trait Watcher {
 }
 
 /// What becomes of a batch, for all who wait for it.
-#[derive(Default)]
 struct Fate {
+    /// When the first of them began to wait.
+    since: Instant,
     result: Cell<Option<Result<Synced, CommitError>>>,
     wakers: RefCell<Vec<Waker>>,
 }
@@ -120,7 +124,7 @@ impl Commit {
 
 impl Storage {
     /// Storage in `directory`, whose recovery gave `spool`. Serves after [`Self::run`] is spawned.
-    pub fn new(net: Net, directory: Directory, spool: Spool, metrics: Rc<ShardMetrics>) -> Self {
+    pub fn new(net: Net, directory: Directory, spool: Spool, shared: Arc<Shared>, metrics: Rc<ShardMetrics>) -> Self {
         Storage(Rc::new(Inner {
             net,
             directory,
@@ -131,6 +135,7 @@ impl Storage {
             committer: Cell::new(None),
             stopped: Cell::new(false),
             failed_at: Cell::new(None),
+            shared,
             metrics,
         }))
     }
@@ -156,7 +161,8 @@ impl Storage {
             match awaited.back() {
                 Some((number, fate)) if *number == batch => fate.clone(),
                 _ => {
-                    let fate = Rc::<Fate>::default();
+                    let fate =
+                        Rc::new(Fate { since: inner.net.now(), result: Cell::default(), wakers: RefCell::default() });
                     awaited.push_back((batch, fate.clone()));
                     fate
                 }
@@ -245,17 +251,21 @@ impl Storage {
         let mut segment: Option<Segment> = None;
         while let Some(batch) = self.next_batch().await {
             let started = Instant::now();
-            let messages = batch.messages;
+            let (messages, octets) = (batch.messages, batch.octets.len());
+            self.count_wait(&batch, started);
             let result = self.write(&mut segment, batch).await;
             self.0.net.refresh_now();
             match result {
                 Ok(()) => {
                     self.0.metrics.commit_seconds.record(started.elapsed().as_secs_f64());
                     self.0.metrics.commit_messages.record(messages as f64);
+                    self.0.metrics.spool_bytes.increment(octets as u64);
                     self.succeed();
                 }
                 Err(error) => {
-                    segment = None;
+                    if segment.take().is_some() {
+                        self.0.metrics.poisoned_segments.increment(1);
+                    }
                     self.fail(&error);
                 }
             }
@@ -266,6 +276,15 @@ impl Storage {
         }
         self.0.watcher.take();
         self.0.segments_read.close().await;
+    }
+
+    /// How long the messages of a batch have waited for it to be written, at most.
+    fn count_wait(&self, batch: &Batch, now: Instant) {
+        if let Some((number, fate)) = self.0.awaited.borrow().front()
+            && *number == batch.number()
+        {
+            self.0.metrics.append_seconds.record(now.saturating_duration_since(fate.since).as_secs_f64());
+        }
     }
 
     async fn next_batch(&self) -> Option<Batch> {
@@ -283,6 +302,7 @@ impl Storage {
     fn succeed(&self) {
         let Some(synced) = self.0.spool.borrow_mut().synced() else { return };
         if self.0.failed_at.take().is_some() {
+            self.0.metrics.storage_short.set(0.0);
             stderr::say(format_args!("{}: storage works again", self.0.directory.path().display()));
         }
         let batch = synced.batch();
@@ -327,7 +347,9 @@ impl Storage {
         if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
             return CommitError;
         }
+        self.0.shared.storage_failed(self.0.net.now());
         if self.0.failed_at.replace(Some(self.0.net.now())).is_none() {
+            self.0.metrics.storage_short.set(1.0);
             stderr::say(format_args!(
                 "cannot write to {}: {error}; mail is refused with 452 until storage works again",
                 self.0.directory.path().display()
@@ -356,7 +378,9 @@ impl Storage {
             *segment = Some(made);
         }
         let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
+        let began = Instant::now();
         write_all(&segment.file, batch.octets, batch.offset).await?;
+        self.0.metrics.sync_seconds.record(began.elapsed().as_secs_f64());
         Ok(())
     }
 

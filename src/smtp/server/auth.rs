@@ -246,6 +246,7 @@ impl Session {
         match ntlm::ServerExchange::new(&negotiate, &self.profile.hostname, nonce, filetime) {
             Some(exchange) => {
                 reply::challenge(&mut self.replies, exchange.challenge());
+                self.observe_reply(334);
                 self.state = State::Auth(Box::new(Exchange::Ntlm(exchange)));
             }
             None => self.authenticate(Logon::Malformed(Mechanism::Ntlm)),

@@ -1,7 +1,7 @@
 //! A message's content as it arrives: by DATA, in chunks (RFC 3030), and its end.
 
 use super::content::Keep;
-use super::{Chunk, Input, Session, State, Step};
+use super::{Chunk, Complete, Input, Session, State, Step};
 use crate::smtp::command::Verb;
 use crate::smtp::data::Piece;
 use crate::smtp::reply;
@@ -50,14 +50,15 @@ impl Session {
             None if chunk.is_last => self.end_of_message(),
             None => {
                 reply::chunk_received(&mut self.replies, chunk.octets);
+                self.observe_reply(250);
                 None
             }
             Some(refusal) => {
+                self.reply(refusal);
                 // Where CHUNKING is switched off, it leaves no trace.
                 if self.profile.extensions.chunking {
                     self.fail_chunk(chunk.is_last);
                 }
-                self.reply(refusal);
                 None
             }
         }
@@ -87,13 +88,13 @@ impl Session {
         if let Some(refusal) = content.refusal_at_end(&self.profile) {
             self.begin_command(Verb::Data);
             self.abandon = true;
-            self.end_transaction();
             self.reply(refusal);
+            self.end_transaction();
             return None;
         }
-        let missing = content.missing_fields().unwrap_or_default();
+        let complete = Complete { missing: content.missing_fields().unwrap_or_default(), octets: content.octets() };
         if let State::Data(envelope, _) | State::Chunks(envelope, _) = self.take_state() {
-            self.state = State::Committing(envelope, missing);
+            self.state = State::Committing(envelope, complete);
         }
         Some(Step::Commit)
     }

@@ -91,8 +91,9 @@ impl Content {
 
     //= [MS-OXSMTP] 3.2.7 MaxHopCount, MaxLocalHopCount: the fields on arrival, ours is not yet there.
     fn circular(&self, profile: &Profile) -> Option<Reply> {
-        let too_many = profile.hops_max.is_some_and(|max| self.scan.hops() > max)
-            || profile.local_hops_max.is_some_and(|max| self.scan.local_hops() > max);
-        too_many.then_some(Reply::TooManyHops)
+        if profile.hops_max.is_some_and(|max| self.scan.hops() > max) {
+            return Some(Reply::TooManyHops);
+        }
+        profile.local_hops_max.is_some_and(|max| self.scan.local_hops() > max).then_some(Reply::TooManyLocalHops)
     }
 }

@@ -21,6 +21,7 @@ mod auth;
 mod body;
 mod content;
 mod legality;
+mod observer;
 mod profile;
 mod timers;
 mod verbs;
@@ -38,6 +39,7 @@ use auth::Exchange;
 pub use auth::{Logon, LogonVerdict};
 use content::Content;
 use legality::Phase;
+pub use observer::Observer;
 pub use profile::{Extensions, Profile, Revision, Role};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -119,10 +121,19 @@ enum State {
     Chunks(Envelope, Content),
     /// A chunk was refused: what follows of the message is too.
     ChunkFailed(Envelope),
-    /// The data's end was read; the driver owes the outcome. The header lacks these fields.
-    Committing(Envelope, MissingFields),
+    /// The data's end was read; the driver owes the outcome.
+    Committing(Envelope, Complete),
     /// The last reply is in the buffer.
     Closed,
+}
+
+/// A message that has come to its end.
+#[derive(Clone, Copy, Debug)]
+struct Complete {
+    /// What its header lacks.
+    missing: MissingFields,
+    /// Its size as the client counts it.
+    octets: u64,
 }
 
 /// What the input is, outside DATA.
@@ -158,14 +169,18 @@ struct Hello {
 #[derive(Debug)]
 pub struct Session {
     profile: Rc<Profile>,
+    observer: Option<Rc<dyn Observer>>,
     client: IpAddr,
+    /// Tells it from others.
+    number: u64,
     hello: Option<Hello>,
     state: State,
     input: Input,
     /// The envelope's buffers between transactions.
     spare: Envelope,
     replies: Vec<u8>,
-    refusals: Vec<Reply>,
+    /// The reply that ended the session.
+    last: Option<Reply>,
     protocol_errors: u32,
     logon_failures: u32,
     /// The TLS that the session is under.
@@ -203,12 +218,14 @@ impl Session {
             profile,
             // An IPv4 address mapped into IPv6 is that IPv4 address in every reply and field.
             client: client.to_canonical(),
+            observer: None,
+            number: 0,
             hello: None,
             state: State::Idle,
             input: Input::Lines,
             spare: Envelope::default(),
             replies: Vec::with_capacity(REPLIES_FIRST_OCTETS),
-            refusals: Vec::new(),
+            last: None,
             protocol_errors: 0,
             logon_failures: 0,
             tls: None,
@@ -262,11 +279,6 @@ impl Session {
         std::mem::take(&mut self.was_tarpitted)
     }
 
-    /// The refusals since the last call, for the driver to count.
-    pub fn take_refusals(&mut self) -> impl Iterator<Item = Reply> {
-        self.refusals.drain(..)
-    }
-
     /// The envelope of the message that is being received or committed.
     pub fn envelope(&self) -> Option<&Envelope> {
         match &self.state {
@@ -282,7 +294,7 @@ impl Session {
     pub fn missing_fields(&self) -> Option<MissingFields> {
         let missing = match &self.state {
             State::Data(_, content) | State::Chunks(_, content) => content.missing_fields()?,
-            State::Committing(_, missing) => *missing,
+            State::Committing(_, complete) => complete.missing,
             _ => return None,
         };
         let is_submission = self.user.is_some() || self.profile.requires_auth;
@@ -440,6 +452,7 @@ impl Session {
         if matches!(self.state, State::Auth(_)) {
             return self.refuse_response(response);
         }
+        self.observe_command(Verb::Unknown);
         self.begin_command(Verb::Unknown);
         self.reply(command);
     }
@@ -454,11 +467,12 @@ impl Session {
                 self.state = State::Mail(envelope);
                 self.reply(Reply::SenderOk);
             }
-            (State::SenderPending(envelope), Verdict::Refuse(reply)) => {
-                self.spare = envelope;
+            (state @ State::SenderPending(_), Verdict::Refuse(reply)) => {
+                self.state = state;
                 self.refuse_mail(reply);
+                self.end_transaction();
             }
-            (State::RecipientPending { mut envelope, added }, verdict) => {
+            (State::RecipientPending { envelope, added }, verdict) => {
                 //= [MS-OXSMTP] 3.2.7 TooManyRecipients: more accepted recipients than allowed.
                 let count = u32::try_from(envelope.recipient_count()).unwrap_or(u32::MAX);
                 let fits = added && self.profile.recipients_max.is_none_or(|max| count <= max);
@@ -470,10 +484,8 @@ impl Session {
                     self.state = State::Recipients(envelope);
                     return self.reply(Reply::RecipientOk);
                 };
-                if added {
-                    envelope.remove_last_recipient();
-                }
-                self.refuse_recipient(envelope, refusal);
+                self.state = State::RecipientPending { envelope, added };
+                self.refuse_recipient(refusal);
             }
             (state, _) => self.state = state,
         }
@@ -486,6 +498,7 @@ impl Session {
             self.timers.answered(now);
             self.end_transaction();
             reply::queued(&mut self.replies, durable.queue_id().text().as_str());
+            self.observe_reply(250);
         }
     }
 
@@ -503,6 +516,7 @@ impl Session {
             }
             self.replies.extend_from_slice(line.as_bytes());
             self.replies.extend_from_slice(b"\r\n");
+            self.observe_reply(line.get(..3).and_then(|code| code.parse().ok()).unwrap_or_default());
         }
     }
 
@@ -510,8 +524,8 @@ impl Session {
     pub fn handle_commit_failure(&mut self, now: Instant) {
         if matches!(self.state, State::Committing(..)) {
             self.timers.answered(now);
-            self.end_transaction();
             self.reply(Reply::InsufficientResources);
+            self.end_transaction();
         }
     }
 
@@ -621,22 +635,24 @@ impl Session {
 
     /// Says `reply`, counts it, and ends the session where the table says so.
     fn reply(&mut self, reply: Reply) {
-        let (count, max) = match reply.row().weight {
+        let (count, max, last) = match reply.row().weight {
             Weight::None => return self.say(reply),
-            Weight::ProtocolError => (&mut self.protocol_errors, self.profile.protocol_errors_max),
-            Weight::LogonFailure => (&mut self.logon_failures, self.profile.logon_failures_max),
+            Weight::ProtocolError => {
+                (&mut self.protocol_errors, self.profile.protocol_errors_max, Reply::TooManyErrors)
+            }
+            Weight::LogonFailure => {
+                (&mut self.logon_failures, self.profile.logon_failures_max, Reply::TooManyLogonFailures)
+            }
         };
         *count = count.saturating_add(1);
         //= [MS-OXSMTP] 3.2.7 ProtocolViolationCount: sent instead of the command's own reply.
         let is_too_many = max.is_some_and(|max| *count > max);
-        self.say(if is_too_many { Reply::TooManyErrors } else { reply });
+        self.say(if is_too_many { last } else { reply });
     }
 
     /// Says `reply`, whatever it counts for, and ends the session where the table says so.
     fn say(&mut self, reply: Reply) {
-        if reply.row().reason.is_some() {
-            self.refusals.push(reply);
-        }
+        self.observe_row(reply);
         let closes = reply.closes(self.profile.revision);
         //= [MS-OXSMTP] 3.2.7 Tarpit: a refusal for good that does not end the session.
         if reply.is_permanent() && !closes {
@@ -646,6 +662,7 @@ impl Session {
         if closes {
             self.end_transaction();
             self.state = State::Closed;
+            self.last = Some(reply);
         }
     }
 }

@@ -4,7 +4,37 @@
 use super::*;
 use crate::limits::ENVELOPE_MAX_OCTETS;
 use crate::smtp::sasl::Mechanism;
+use std::cell::RefCell;
 use std::time::Duration;
+
+/// All that a session tells.
+#[derive(Debug, Default)]
+struct Heard {
+    commands: RefCell<Vec<Verb>>,
+    replies: RefCell<Vec<u16>>,
+    refusals: RefCell<Vec<Reply>>,
+    /// Reverse-path, recipient and octets of content at each refusal.
+    subjects: RefCell<Vec<Subject>>,
+}
+
+type Subject = (Option<String>, Option<String>, Option<u64>);
+
+impl Observer for Heard {
+    fn command(&self, verb: Verb) {
+        self.commands.borrow_mut().push(verb);
+    }
+
+    fn reply(&self, code: u16) {
+        self.replies.borrow_mut().push(code);
+    }
+
+    fn refusal(&self, session: &Session, reply: Reply) {
+        self.refusals.borrow_mut().push(reply);
+        let text = |path: Option<&[u8]>| path.map(|path| String::from_utf8_lossy(path).into_owned());
+        let subject = (text(session.reverse_path()), text(session.recipient_at_hand()), session.content_octets());
+        self.subjects.borrow_mut().push(subject);
+    }
+}
 
 fn session() -> (Session, Instant) {
     let profile = Profile {
@@ -219,10 +249,35 @@ fn a_full_reply_buffer_stops_the_reading() {
 #[test]
 fn refusals_are_told_once() {
     let (mut session, now) = session();
+    let heard = Rc::new(Heard::default());
+    session.observe(7, heard.clone());
     say(&mut session, now, "WHAT\r\nNOOP\r\nRSET x\r\n", Verdict::Accept);
-    let refusals: Vec<Reply> = session.take_refusals().collect();
-    assert_eq!(refusals, [Reply::UnrecognizedCommand, Reply::InvalidArguments]);
-    assert_eq!(session.take_refusals().count(), 0);
+    assert_eq!(*heard.refusals.borrow(), [Reply::UnrecognizedCommand, Reply::InvalidArguments]);
+    assert_eq!(*heard.commands.borrow(), [Verb::Unknown, Verb::Noop, Verb::Rset]);
+    assert_eq!(*heard.replies.borrow(), [220, 500, 250, 501]);
+    assert_eq!(session.number(), 7);
+}
+
+#[test]
+fn refusals_know_what_they_are_about() {
+    let (mut session, now) = session();
+    let heard = Rc::new(Heard::default());
+    session.observe(1, heard.clone());
+    let refuse = Verdict::Refuse(Reply::UnableToRelay);
+    say(&mut session, now, "EHLO a\r\nMAIL FROM:<a@b.example>\r\n", Verdict::Refuse(Reply::SenderNotPermitted));
+    say(&mut session, now, "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n", Verdict::Accept);
+    say(&mut session, now, "RCPT TO:<e@f.example>\r\nRCPT TO:<>\r\n", refuse);
+    say(&mut session, now, "DATA\r\n", Verdict::Accept);
+    say(&mut session, now, "12345678\r\n.\r\n", Verdict::Accept);
+    session.handle_commit_failure(now);
+    let own = |text: &str| Some(text.to_owned());
+    let from = || own("a@b.example");
+    let expected: [Subject; 4] =
+        [(from(), None, None), (from(), own("e@f.example"), None), (from(), None, None), (from(), None, Some(10))];
+    assert_eq!(*heard.subjects.borrow(), expected);
+    assert_eq!(session.reverse_path(), None, "the transaction is over");
+    say(&mut session, now, "MAIL FROM:<g@h.example>\r\nRCPT TO:<c@d.example>\r\n", Verdict::Accept);
+    assert_eq!(session.reverse_path(), Some(&b"g@h.example"[..]));
 }
 
 #[test]

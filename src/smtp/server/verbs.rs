@@ -6,7 +6,7 @@ use crate::limits::{AUTH_PARAMETER_MAX_OCTETS, HELLO_MAX_OCTETS};
 use crate::smtp::address::{self, Mailbox, Path};
 use crate::smtp::command::{self, Command, Number, PathError, Verb};
 use crate::smtp::dsn::{self, Notify, Ret};
-use crate::smtp::envelope::{BodyType, Envelope, RecipientParameters, SenderParameters};
+use crate::smtp::envelope::{BodyType, RecipientParameters, SenderParameters};
 use crate::smtp::reply::Reply;
 use crate::smtp::sasl::Mechanisms;
 use std::io::Write as _;
@@ -32,6 +32,7 @@ struct MailParameters<'b> {
 impl Session {
     pub(super) fn handle_command<'b>(&mut self, command: Command<'b>) -> Option<Step<'b>> {
         let Command { verb, arguments } = command;
+        self.observe_command(verb);
         self.begin_command(verb);
         let illegal = self.sequence_error(verb);
         match verb {
@@ -113,6 +114,7 @@ impl Session {
         let dash = if extended { '-' } else { ' ' };
         // Writing to a Vec cannot fail.
         let _ = write!(self.replies, "250{dash}{} Hello [{}]\r\n", self.profile.hostname, self.client);
+        self.observe_reply(250);
         if extended {
             self.offer();
         }
@@ -225,7 +227,8 @@ impl Session {
                 Some(Step::Decide(Query::Recipient(mailbox)))
             }
             Err(reply) => {
-                self.refuse_recipient(envelope, reply);
+                self.state = State::RecipientPending { envelope, added: false };
+                self.refuse_recipient(reply);
                 None
             }
         }
@@ -253,11 +256,19 @@ impl Session {
         if mailbox.is_postmaster() { None } else { self.profile.default_domain.as_deref() }
     }
 
-    /// Refuses a recipient; the transaction goes on with those accepted.
-    pub(super) fn refuse_recipient(&mut self, envelope: Envelope, reply: Reply) {
+    /// Refuses the recipient at hand; the transaction goes on with those accepted.
+    pub(super) fn refuse_recipient(&mut self, reply: Reply) {
         self.recipients_refused = true;
-        self.state = if envelope.recipient_count() == 0 { State::Mail(envelope) } else { State::Recipients(envelope) };
         self.reply(reply);
+        self.state = match self.take_state() {
+            State::RecipientPending { mut envelope, added } => {
+                if added {
+                    envelope.remove_last_recipient();
+                }
+                if envelope.recipient_count() == 0 { State::Mail(envelope) } else { State::Recipients(envelope) }
+            }
+            state => state,
+        };
     }
 
     fn data(&mut self) {

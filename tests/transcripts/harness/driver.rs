@@ -22,10 +22,12 @@ use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader};
 use gatepost::queue::spool::{Resume, Spool};
 use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::QueueId;
+use gatepost::smtp::command::Verb;
 use gatepost::smtp::header::TlsParameters;
 use gatepost::smtp::reply::Reply;
-use gatepost::smtp::server::{LogonVerdict, Profile, Session, Step, Verdict};
+use gatepost::smtp::server::{LogonVerdict, Observer, Profile, Session, Step, Verdict};
 pub use outside::{Judgement, Outside, Policy};
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -123,10 +125,24 @@ pub struct Driver {
     /// The last reply that was sent is a challenge of AUTH.
     has_challenged: bool,
     writes: usize,
-    refusals: Vec<Reply>,
+    refusals: Rc<Refusals>,
     /// A refusal was held back: the address is to be marked.
     was_tarpitted: bool,
     stored: Vec<Stored>,
+}
+
+/// Every refusal of a session.
+#[derive(Debug, Default)]
+struct Refusals(RefCell<Vec<Reply>>);
+
+impl Observer for Refusals {
+    fn command(&self, _: Verb) {}
+
+    fn reply(&self, _: u16) {}
+
+    fn refusal(&self, _: &Session, reply: Reply) {
+        self.0.borrow_mut().push(reply);
+    }
 }
 
 impl Driver {
@@ -157,7 +173,7 @@ impl Driver {
         let mut driver = Self::new(profile, client, now, policy);
         driver.is_gone = true;
         driver.writes = 1;
-        driver.refusals.push(reply);
+        driver.refusals.0.borrow_mut().push(reply);
         reply.write(&mut driver.replies, client);
         driver
     }
@@ -165,6 +181,8 @@ impl Driver {
     fn new(profile: Profile, client: IpAddr, now: Instant, policy: Policy) -> Self {
         let mut session = Session::new(Rc::new(profile), client, now);
         session.offer_mechanisms(policy.mechanisms());
+        let refusals = Rc::new(Refusals::default());
+        session.observe(1, refusals.clone());
         Driver {
             session,
             is_gone: false,
@@ -186,7 +204,7 @@ impl Driver {
             replies: Vec::new(),
             has_challenged: false,
             writes: 0,
-            refusals: Vec::new(),
+            refusals,
             was_tarpitted: false,
             stored: Vec::new(),
         }
@@ -225,8 +243,8 @@ impl Driver {
     }
 
     /// Every refusal so far.
-    pub fn refusals(&self) -> &[Reply] {
-        &self.refusals
+    pub fn refusals(&self) -> Vec<Reply> {
+        self.refusals.0.borrow().clone()
     }
 
     /// Whether the client's address was to be marked since the last call (E17).
@@ -375,7 +393,6 @@ impl Driver {
         let ended = self.asked == Turn::Handshake && self.session.is_closed();
         if ended {
             self.is_gone = true;
-            self.refusals.extend(self.session.take_refusals());
         }
         ended
     }
@@ -568,7 +585,6 @@ impl Driver {
 
     fn flush(&mut self) {
         self.was_tarpitted |= self.session.take_tarpitted();
-        self.refusals.extend(self.session.take_refusals());
         let replies = self.session.replies();
         assert!(replies.len() < REPLIES_MAX_OCTETS + REPLY_MAX_OCTETS, "{} octets of replies", replies.len());
         if !replies.is_empty() {

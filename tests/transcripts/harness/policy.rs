@@ -162,14 +162,18 @@ impl Gateway {
             return Verdict::Refuse(Reply::SenderNotPermitted);
         }
         let (now_ms, settings) = (self.ms(now), &self.settings);
-        let accepted = match &self.user {
+        let (accepted, refusal) = match &self.user {
             Some(user) if profile.role == Role::Relay => {
                 let slot = self.hasher.slot_of_user(user.name());
-                self.user_rates.try_count(slot, now_ms, settings.user_message_rate_per_minute)
+                let max = settings.user_message_rate_per_minute;
+                (self.user_rates.try_count(slot, now_ms, max), Reply::UserRateExceeded)
             }
-            _ => self.rates.try_count(self.client, now_ms, settings.message_rate_per_minute),
+            _ => {
+                let max = settings.message_rate_per_minute;
+                (self.rates.try_count(self.client, now_ms, max), Reply::RateExceeded)
+            }
         };
-        if accepted { Verdict::Accept } else { Verdict::Refuse(Reply::RateExceeded) }
+        if accepted { Verdict::Accept } else { Verdict::Refuse(refusal) }
     }
 
     fn verify(&self, logon: &Logon) -> Option<Arc<User>> {
