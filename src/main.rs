@@ -1,8 +1,8 @@
 //! The `gatepost` program: arguments, preflight, threads, exit code.
 
 use clap::Parser;
+use gatepost::config::Config;
 use gatepost::config::options::{Cli, Command, ServeOptions};
-use gatepost::config::{Config, Tls};
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::logons;
 use gatepost::control::preflight::{self, ExitCode, Failure};
@@ -10,7 +10,7 @@ use gatepost::control::resources::Resources;
 use gatepost::control::supervisor::{self, Supervisor};
 use gatepost::control::tls;
 use gatepost::control::users_file;
-use gatepost::control::watchdog::{Duplicate, Ward, Watchdog};
+use gatepost::control::watchdog::{Ward, Watchdog};
 use gatepost::control::{Control, next_hops};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
@@ -76,8 +76,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         stderr::say(format_args!("{warning}"));
     }
     let security = next_hops::secure(&config.delivery.next_hops)?;
-    let next_hops = config.delivery.next_hops.iter().map(|next_hop| &next_hop.address);
-    let shared = Arc::new(Shared::new(&config.limits, next_hops.clone().zip(security)));
+    let shared = Arc::new(Shared::new(config.clone(), security));
     let mut loaded = Vec::new();
     if let Some(path) = &config.users {
         loaded.push(users_file::load_and_watch(path, &shared)?);
@@ -118,11 +117,9 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
         drain: drain.clone(),
         metrics_listener,
         admin_listener,
-        resources: Resources::new(&config.watermarks, spool.path(), shared.clone())?,
+        resources: Resources::new(spool.path(), shared.clone())?,
         recorder,
         watched,
-        drain_timeout: config.drain_timeout,
-        next_hops: next_hops.cloned().collect(),
     })?;
 
     let (sender, news) = mpsc::channel();
@@ -131,10 +128,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     // Directories beyond today's shards are left as they are.
     for (number, ((directory, found), doorbell)) in recovered.into_iter().zip(doorbells).enumerate() {
         let listeners: Vec<TcpListener> = sockets.iter_mut().filter_map(Iterator::next).collect();
-        let duplicates = listeners.iter().zip(&config.bindings).map(|(listener, binding)| {
-            Ok(Duplicate { listener: listener.try_clone()?, implicit_tls: binding.tls == Some(Tls::Implicit) })
-        });
-        let duplicates = duplicates.collect::<io::Result<_>>();
+        let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
         wards.push(Ward::new(doorbell.clone(), duplicates.map_err(|error| os_failure(&error))?));
         let start = Start {
             number,
@@ -145,7 +139,6 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             shards,
             key: getrandom::u64()
                 .map_err(|error| Failure::new(ExitCode::OsError, format!("no random numbers: {error}")))?,
-            config: config.clone(),
             shared: shared.clone(),
             doorbell,
             logons: logons.clone(),

@@ -64,22 +64,6 @@ pub struct Limits {
     pub table_slots: SlotCount,
 }
 
-#[cfg(test)]
-impl Limits {
-    /// None but the size of the tables, for tests elsewhere.
-    pub fn none() -> Self {
-        Limits {
-            connections_max: 0,
-            connections_per_source_max: 0,
-            message_rate_per_minute: 0,
-            user_message_rate_per_minute: 0,
-            logon_failures_per_minute: 0,
-            ipv6_prefix: crate::limits::IPV6_PREFIX_DEFAULT,
-            table_slots: SlotCount::new(SlotCount::MIN).expect("the least there may be"),
-        }
-    }
-}
-
 /// Timers of a session; `None` is unlimited.
 #[derive(Clone, Copy, Debug)]
 struct Timeouts {
@@ -260,6 +244,16 @@ impl Config {
     /// The revision of [MS-OXSMTP] that decides where they differ.
     pub fn revision(&self) -> Revision {
         self.session.revision
+    }
+}
+
+#[cfg(test)]
+impl Config {
+    /// What these arguments of `serve` say, for tests elsewhere. They name no files.
+    pub fn of(arguments: &[&str]) -> Self {
+        let cli = <options::Cli as clap::Parser>::parse_from(["gatepost", "serve"].iter().chain(arguments));
+        let options::Command::Serve(options) = cli.command else { unreachable!("serve was asked for") };
+        Config::new(*options, "host.example", |_| Err(std::io::ErrorKind::NotFound.into())).expect("valid options")
     }
 }
 

@@ -21,6 +21,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 const NEXT_HOP: &str = "--next-hop";
@@ -139,15 +140,14 @@ pub struct DeliveryConfig {
     /// All next hops; a [`NextHopId`] is a place in this list.
     pub next_hops: Vec<NextHopConfig>,
     /// Which of them a domain's mail goes to. Without any, mail is held.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// The wait after the first failure.
     pub retry_min: Duration,
     /// The longest wait between two tries.
     pub retry_max: Duration,
     /// How long a message is tried.
     pub queue_lifetime: Duration,
-    /// How long an acknowledgement may wait for the next hop; `None`: not at all, because it is
-    /// switched off or there is no next hop.
+    /// How long an acknowledgement may wait for the next hop, if there is one; `None`: not at all.
     pub ack_delay: Option<Duration>,
     /// How long a next hop may keep silent.
     pub next_hop_timeout: Duration,
@@ -172,10 +172,10 @@ impl DeliveryConfig {
         }
         let Lists { next_hops, by_pattern, .. } = lists;
         let routes = Routes::new(by_pattern).map_err(|error| ConfigError::new(ROUTE, error))?;
-        let ack_delay = (!options.ack_delay.is_zero() && !routes.is_empty()).then_some(options.ack_delay);
+        let ack_delay = (!options.ack_delay.is_zero()).then_some(options.ack_delay);
         Ok(DeliveryConfig {
             next_hops,
-            routes,
+            routes: Arc::new(routes),
             retry_min: options.retry_min,
             retry_max: options.retry_max,
             queue_lifetime: options.queue_lifetime,
@@ -408,16 +408,14 @@ mod tests {
         assert_eq!(delivery.backoff(), Backoff { min: limits::RETRY_MIN_DEFAULT, max: limits::RETRY_MAX_DEFAULT });
         assert_eq!(delivery.queue_lifetime, limits::QUEUE_LIFETIME_DEFAULT);
         assert_eq!(delivery.next_hop_timeout, limits::NEXT_HOP_TIMEOUT_DEFAULT);
-        assert_eq!(delivery.ack_delay, None, "it acts with a next hop only");
+        assert_eq!(delivery.ack_delay, Some(limits::ACK_DELAY_DEFAULT));
     }
 
     #[test]
-    fn the_delay_acts_with_a_next_hop() {
+    fn no_delay_is_none() {
         let with = |arguments: &[&str]| delivery(arguments).expect("valid").ack_delay;
-        assert_eq!(with(&["--next-hop=a:25"]), Some(limits::ACK_DELAY_DEFAULT));
         assert_eq!(with(&["--route=a.example=a:25", "--ack-delay=5s"]), Some(Duration::from_secs(5)));
         assert_eq!(with(&["--next-hop=a:25", "--ack-delay=0"]), None);
-        assert_eq!(with(&["--ack-delay=5s"]), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod users_file;
 pub mod watchdog;
 pub mod watched;
 
-use crate::config::{Host, NextHopAddress};
+use crate::config::Host;
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
 use crate::shard::{Doorbell, Shared, Stage};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -52,12 +52,8 @@ pub struct Control {
     pub resources: Resources,
     /// Renders the metrics.
     pub recorder: PrometheusHandle,
-    /// The next hops, in the order of their ids.
-    pub next_hops: Vec<NextHopAddress>,
     /// Files that are loaded again when they change.
     pub watched: Vec<Watched>,
-    /// How long transactions may go on after the first signal.
-    pub drain_timeout: Duration,
 }
 
 impl Control {
@@ -86,9 +82,10 @@ impl Control {
             tokio::spawn(pass_on(hangup, reload));
             tokio::spawn(self.resources.watch());
             tokio::spawn(upkeep(self.recorder));
-            for (index, next_hop) in self.next_hops.into_iter().enumerate() {
-                if let Host::Name(name) = next_hop.host {
-                    tokio::spawn(resolver::resolve(self.shared.clone(), index, name, next_hop.port));
+            for (index, next_hop) in self.shared.config().delivery.next_hops.iter().enumerate() {
+                if let Host::Name(name) = &next_hop.address.host {
+                    let port = next_hop.address.port;
+                    tokio::spawn(resolver::resolve(self.shared.clone(), index, name.clone(), port));
                 }
             }
             let drain = Drain {
@@ -97,7 +94,6 @@ impl Control {
                 fault: self.drain,
                 shared: &self.shared,
                 bells: self.doorbells.iter().chain([&self.watchdog]).collect(),
-                timeout: self.drain_timeout,
             };
             drain.run().await;
             // The main thread ends the process when the shards have ended.
@@ -113,7 +109,6 @@ struct Drain<'a> {
     fault: Arc<Notify>,
     shared: &'a Shared,
     bells: Vec<&'a Doorbell>,
-    timeout: Duration,
 }
 
 impl Drain<'_> {
@@ -126,7 +121,7 @@ impl Drain<'_> {
             () = self.signalled() => signals += 1,
             () = fault.notified() => {}
         }
-        let timeout = self.timeout;
+        let timeout = self.shared.config().drain_timeout;
         // Nobody may be listening any more.
         let _ = writeln!(io::stdout(), "draining: transactions may go on for {}", humantime::format_duration(timeout));
         self.enter(Stage::Draining);

@@ -34,16 +34,16 @@ pub struct Resources {
 impl Resources {
     /// Takes the first samples, so that the gateway serves with the right answer from the first
     /// connection on. The metrics recorder is installed.
-    pub fn new(watermarks: &Watermarks, spool: &Path, shared: Arc<Shared>) -> Result<Self, Failure> {
+    pub fn new(spool: &Path, shared: Arc<Shared>) -> Result<Self, Failure> {
         let what = format!("free space on {}", spool.display());
         let spool = spool.to_owned();
         let memory = FreeMemory::new();
         let disk =
-            Watermark::new(what, "--min-free-disk", watermarks.free_disk_min, FREE_DISK, move || free_disk(&spool));
+            Watermark::new(what, "--min-free-disk", |min| min.free_disk_min, FREE_DISK, move || free_disk(&spool));
         let memory = Watermark::new(
             "free memory".to_owned(),
             "--min-free-memory",
-            watermarks.free_memory_min,
+            |min| min.free_memory_min,
             FREE_MEMORY,
             move || memory.sample(),
         );
@@ -51,7 +51,7 @@ impl Resources {
         let resources = Resources { disk, memory, shared, late };
         for watermark in [&resources.disk, &resources.memory] {
             let sample = (watermark.sampler)();
-            if let (Err(error), 1..) = (&sample, watermark.min) {
+            if let (Err(error), 1..) = (&sample, resources.min(watermark)) {
                 let (what, option) = (&watermark.what, watermark.option);
                 let message = format!("{what} cannot be told: {error}; {option} 0 does without it");
                 return Err(Failure::new(ExitCode::OsError, message));
@@ -85,8 +85,13 @@ impl Resources {
         }
     }
 
+    /// In octets, as the configuration says now; 0: nothing is ever short.
+    fn min(&self, watermark: &Watermark) -> u64 {
+        (watermark.min)(&self.shared.config().watermarks)
+    }
+
     fn judge(&self, watermark: &Watermark, sample: io::Result<u64>) {
-        if let Some(line) = watermark.judge(&sample) {
+        if let Some(line) = watermark.judge(&sample, self.min(watermark)) {
             stderr::say(format_args!("{line}"));
         }
         let short = self.disk.is_short() || self.memory.is_short();
@@ -100,8 +105,8 @@ struct Watermark {
     /// As in "free memory".
     what: String,
     option: &'static str,
-    /// Octets; 0: nothing is ever short.
-    min: u64,
+    /// Which of them it is.
+    min: fn(&Watermarks) -> u64,
     gauge: Gauge,
     sampler: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
     short: AtomicBool,
@@ -111,7 +116,7 @@ impl Watermark {
     fn new(
         what: String,
         option: &'static str,
-        min: u64,
+        min: fn(&Watermarks) -> u64,
         metric: &'static str,
         sampler: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
     ) -> Self {
@@ -130,15 +135,15 @@ impl Watermark {
     }
 
     /// Takes a sample; the line to print if that changes anything.
-    fn judge(&self, sample: &io::Result<u64>) -> Option<String> {
+    fn judge(&self, sample: &io::Result<u64>, min: u64) -> Option<String> {
         if let Ok(free) = sample {
             self.gauge.set(*free as f64);
         }
-        let short = self.min > 0 && sample.as_ref().map_or(true, |&free| free < self.min);
+        let short = min > 0 && sample.as_ref().map_or(true, |&free| free < min);
         if self.short.swap(short, Ordering::Relaxed) == short {
             return None;
         }
-        let (what, option, min) = (&self.what, self.option, units::show_size(self.min));
+        let (what, option, min) = (&self.what, self.option, units::show_size(min));
         Some(match sample {
             Ok(free) => {
                 let free = units::show_size_roughly(*free);
@@ -164,19 +169,20 @@ fn free_disk(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
+    use crate::config::Config;
     use std::sync::{Mutex, mpsc};
     use tokio::time::sleep;
 
     const MB: u64 = 1 << 20;
 
-    fn watermark(min: u64) -> Watermark {
+    fn watermark() -> Watermark {
+        let min: fn(&Watermarks) -> u64 = |min| min.free_disk_min;
         Watermark::new("free space on /spool".to_owned(), "--min-free-disk", min, FREE_DISK, || Ok(0))
     }
 
     #[test]
     fn changes_are_told_once() {
-        let watermark = watermark(500 * MB);
+        let watermark = watermark();
         let sick = || Err(io::Error::other("sick"));
         let table: [(io::Result<u64>, bool, Option<&str>); 10] = [
             (Ok(500 * MB), false, None),
@@ -215,23 +221,23 @@ mod tests {
             ),
         ];
         for (number, (sample, short, line)) in table.into_iter().enumerate() {
-            assert_eq!(watermark.judge(&sample).as_deref(), line, "{number}");
+            assert_eq!(watermark.judge(&sample, 500 * MB).as_deref(), line, "{number}");
             assert_eq!(watermark.is_short(), short, "{number}");
         }
     }
 
     #[test]
     fn none_is_never_below() {
-        let watermark = watermark(0);
+        let watermark = watermark();
         for sample in [Ok(0), Err(io::Error::other("sick")), Ok(u64::MAX)] {
-            assert_eq!(watermark.judge(&sample), None);
+            assert_eq!(watermark.judge(&sample, 0), None);
             assert!(!watermark.is_short());
         }
     }
 
     #[test]
     fn a_disk_that_does_not_answer_is_short() {
-        let shared = Arc::new(Shared::new(&Limits::none(), []));
+        let shared = Arc::new(Shared::new(Arc::new(Config::of(&[])), []));
         let hangs = Arc::new(AtomicBool::new(true));
         let (answer, answers) = mpsc::channel::<u64>();
         let answers = Mutex::new(answers);
@@ -240,8 +246,8 @@ mod tests {
             true => answers.lock().expect("one at a time").recv().map_err(io::Error::other),
             false => Ok(1),
         };
-        let disk = Watermark::new("free space".to_owned(), "--min-free-disk", 1, FREE_DISK, sampler);
-        let memory = Watermark::new("free memory".to_owned(), "--min-free-memory", 1, FREE_MEMORY, || Ok(1));
+        let disk = Watermark::new("free space".to_owned(), "--min-free-disk", |_| 1, FREE_DISK, sampler);
+        let memory = Watermark::new("free memory".to_owned(), "--min-free-memory", |_| 1, FREE_MEMORY, || Ok(1));
         let resources = Resources { disk, memory, shared: shared.clone(), late: Duration::from_millis(10) };
         let until = async |short: bool| {
             let done = async {

@@ -5,7 +5,7 @@
 //! kept until its next turn; the scratch buffer is never held across an `.await`.
 
 use super::Context;
-use super::listener::Binding;
+use super::current::Binding;
 use super::logon::{self, Unavailable};
 use super::message::Message;
 use super::net::{Connection, Ready};
@@ -297,14 +297,14 @@ impl Inbound {
     }
 
     fn decide(&self, query: Query<'_>) -> Verdict {
-        let context = &*self.context;
+        let config = &self.binding.config;
         let accepted = match query {
             Query::Sender(path) => return self.decide_sender(path),
             Query::Recipient(mailbox) => {
                 let default = self.binding.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
                 policy::recipient(
-                    &context.config.accepted_domains,
-                    self.user.is_some() || context.config.relay_from.contains(self.client),
+                    &config.accepted_domains,
+                    self.user.is_some() || config.relay_from.contains(self.client),
                     mailbox.domain().or(default.map(str::as_bytes)),
                     mailbox.is_postmaster(),
                 )
@@ -327,7 +327,7 @@ impl Inbound {
             return Verdict::Refuse(Reply::SenderNotPermitted);
         }
         let Some(permit) = &self.permit else { return Verdict::Refuse(Reply::RateExceeded) };
-        let (now, limits) = (self.context.net.now(), &self.context.config.limits);
+        let (now, limits) = (self.context.net.now(), &self.binding.config.limits);
         let (accepted, refusal) = match &self.user {
             Some(user) if profile.role == Role::Relay => {
                 (permit.try_count_message_of_user(user.name(), now, limits), Reply::UserRateExceeded)
@@ -393,7 +393,7 @@ impl Inbound {
     async fn authenticate(&mut self) {
         let Some(logon) = self.session.take_logon() else { return };
         let mechanism = logon.mechanism();
-        let limits = &self.context.config.limits;
+        let limits = &self.binding.config.limits;
         let permit = self.permit.as_ref().filter(|permit| permit.try_count_logon(self.context.net.now(), limits));
         let judgement = match permit {
             Some(_) => logon::judge(&self.context, &self.stream, logon).await,
@@ -454,7 +454,7 @@ impl Inbound {
     ///
     //= [MS-OXSMTP] 3.2.7 AcknowledgementDelay: when the limit passes the server acknowledges anyway.
     async fn await_verdict(&mut self, notice: &Notice) -> Acknowledgement {
-        let delay = self.context.config.delivery.ack_delay;
+        let delay = self.context.current().config.delivery.ack_delay;
         let began = self.context.net.now();
         self.stream.set_deadline(delay.map(|delay| began + delay));
         let metrics = &self.context.metrics.ack_delays;

@@ -1,44 +1,33 @@
 //! Accepting connections: the checks before the banner, in their order.
 
 use super::Context;
+use super::current::Binding;
 use super::inbound;
 use super::net::{Accepted, Connection, Listener, Ready};
 use super::shared::Stage;
 use super::stream::Stream;
 use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, LATE_REFUSALS_MAX, REFUSED_HANDSHAKE_MS};
-use crate::policy::BindingRules;
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{Profile, Revision};
+use crate::smtp::server::Revision;
 use futures_lite::FutureExt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What holds for the connections of one listener.
-pub struct Binding {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Who may connect.
-    pub rules: BindingRules,
-    /// What their sessions are told.
-    pub profile: Rc<Profile>,
-    /// TLS comes first, the banner under it.
-    pub implicit_tls: bool,
-}
-
-/// Accepts until the process drains; then answers what still waits in the kernel's queue, and
-/// closes.
-pub async fn listen(context: Rc<Context>, binding: Rc<Binding>, listener: Listener) {
+/// Accepts with the listener of this number until the process drains; then answers what still waits in
+/// the kernel's queue, and closes.
+pub async fn listen(context: Rc<Context>, number: usize, listener: Listener) {
     while context.shared.stage() == Stage::Serving {
         if listener.ready().await == Ready::Socket {
-            accept_batch(&context, &binding, &listener).await;
+            accept_batch(&context, number, &listener).await;
         }
     }
+    let current = context.current();
     loop {
         match listener.accept() {
             Accepted::Connection(connection, client) => {
-                refuse(&context, &binding, connection, client, Reply::ShuttingDown)
+                refuse(&context, current.binding(number), connection, client, Reply::ShuttingDown)
             }
             Accepted::Gone => {}
             Accepted::Empty | Accepted::Exhausted => return,
@@ -46,7 +35,10 @@ pub async fn listen(context: Rc<Context>, binding: Rc<Binding>, listener: Listen
     }
 }
 
-async fn accept_batch(context: &Rc<Context>, binding: &Rc<Binding>, listener: &Listener) {
+async fn accept_batch(context: &Rc<Context>, number: usize, listener: &Listener) {
+    // The configuration does not change before this waits.
+    let current = context.current();
+    let binding = current.binding(number);
     for _ in 0..ACCEPT_BATCH_MAX {
         match listener.accept() {
             Accepted::Connection(connection, client) => admit(context, binding, connection, client),
@@ -65,7 +57,7 @@ async fn accept_batch(context: &Rc<Context>, binding: &Rc<Binding>, listener: &L
 }
 
 fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, client: IpAddr) {
-    let permit = match context.shared.admit(client, &binding.rules, &context.config, context.net.now()) {
+    let permit = match context.shared.admit(client, &binding.rules, &binding.config, context.net.now()) {
         Ok(permit) => permit,
         Err(reply) => return refuse(context, binding, connection, client, reply),
     };
@@ -89,8 +81,8 @@ fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, c
 fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, client: IpAddr, reply: Reply) {
     context.metrics.count_refused_connection(reply);
     let is_late = matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime)
-        && context.config.revision() == Revision::V4;
-    let interval = context.config.tarpit().filter(|_| is_late);
+        && binding.config.revision() == Revision::V4;
+    let interval = binding.config.tarpit().filter(|_| is_late);
     let stream = Stream::new(connection);
     if interval.is_none() && !binding.implicit_tls {
         return answer(stream, client, reply);

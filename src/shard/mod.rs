@@ -6,6 +6,7 @@
 //! mail (see [`storage`]); an error of the ring or the epoll ends the shard; the others drain
 //! (see `control::supervisor`), and the process recovers at its next start.
 
+mod current;
 mod inbound;
 mod listener;
 mod logon;
@@ -22,15 +23,15 @@ pub use logon::{PasswordCheck, PasswordChecks};
 pub use net::Fault;
 pub use net::{Doorbell, Life};
 pub use outbound::{ClientTls, Security, lanes_of};
-pub use shared::{NextHop, Shared, Stage};
+pub use shared::{Edition, NextHop, Shared, Stage};
 
-use crate::config::{Config, Tls};
+use crate::delivery::Backoff;
 use crate::limits::READ_MAX_OCTETS;
 use crate::metrics::ShardMetrics;
 use crate::queue::recover::Found;
 use crate::queue::spool::Spool;
+use current::Current;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use listener::Binding;
 use net::{Listener, Net};
 use observer::ShardObserver;
 use outbound::{Outbound, Recorder};
@@ -69,8 +70,6 @@ pub struct Start {
     pub shards: usize,
     /// A random number for its records.
     pub key: u64,
-    /// The process's configuration.
-    pub config: Arc<Config>,
     /// What all shards share.
     pub shared: Arc<Shared>,
     /// What wakes it.
@@ -83,7 +82,7 @@ pub struct Start {
 struct Context {
     /// The shard's number.
     number: usize,
-    config: Arc<Config>,
+    current: RefCell<Rc<Current>>,
     shared: Arc<Shared>,
     net: Net,
     storage: Storage,
@@ -129,14 +128,17 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let number = u32::try_from(start.number).unwrap_or(u32::MAX);
     let spool = Spool::new(number, start.found.resume, start.key);
     let storage = Storage::new(net.clone(), start.directory, spool, start.shared.clone(), metrics.clone());
-    let delivery = &start.config.delivery;
-    let next_hops = delivery.next_hops.len();
-    let outbound = Outbound::new(&net, &delivery.routes, next_hops, start.shards, start.found, start.key);
+    let addresses = start.listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let current = Current::new(&start.shared.edition(), addresses);
+    let config = &current.config;
+    let next_hops = config.delivery.next_hops.len();
+    let routes = config.delivery.routes.clone();
+    let outbound = Outbound::new(&net, routes, next_hops, start.shards, start.found, start.key);
     let context = Rc::new(Context {
         number: start.number,
-        hostname: start.config.hostname.as_str().into(),
+        hostname: config.hostname.as_str().into(),
         outbound,
-        config: start.config,
+        current: RefCell::new(Rc::new(current)),
         shared: start.shared,
         logons: start.logons,
         net: net.clone(),
@@ -150,18 +152,11 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         listening: Cell::new(start.listeners.len()),
         late_refusals: Cell::new(0),
     });
-    for (listener, binding) in start.listeners.into_iter().zip(&context.config.bindings) {
-        let address = listener.local_addr()?;
+    for (number, listener) in start.listeners.into_iter().enumerate() {
         let listener = Listener::new(&net, listener.into())?;
-        let binding = Rc::new(Binding {
-            address,
-            rules: binding.rules.clone(),
-            profile: Rc::new(context.config.profile(binding)),
-            implicit_tls: binding.tls == Some(Tls::Implicit),
-        });
         let context = context.clone();
         net.clone().spawn(async move {
-            listener::listen(context.clone(), binding, listener).await;
+            listener::listen(context.clone(), number, listener).await;
             context.listening.set(context.listening.get() - 1);
             if context.listening.get() == 0 {
                 context.net.doorbell().close();
@@ -174,9 +169,11 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     net.spawn(outbound::keep(context.clone()));
     let watched = context.clone();
     net.spawn(async move {
-        // Without listeners and sessions nothing else would notice that the process drains.
+        // Without listeners and sessions nothing else would notice that the process drains, or that
+        // there is another configuration.
         loop {
             watched.stop_if_drained();
+            watched.take_edition();
             watched.net.bell().await;
         }
     });
@@ -196,6 +193,26 @@ impl Context {
         let number = self.session_numbers.get() + 1;
         self.session_numbers.set(number);
         number
+    }
+
+    /// What this shard goes by now.
+    fn current(&self) -> Rc<Current> {
+        self.current.borrow().clone()
+    }
+
+    /// The waits between tries of a delivery.
+    fn backoff(&self) -> Backoff {
+        self.current.borrow().config.delivery.backoff()
+    }
+
+    /// Goes by the newest configuration from now on, and says so.
+    fn take_edition(&self) {
+        let edition = self.shared.edition();
+        let current = self.current();
+        if edition.number > current.edition {
+            self.current.replace(Rc::new(current.succeeded_by(&edition)));
+        }
+        self.net.doorbell().took(edition.number);
     }
 
     fn session_began(&self) {

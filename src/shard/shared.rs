@@ -1,4 +1,5 @@
-//! What all shards share: counts, rates and the stage of the process's life. Plain atomics.
+//! What all shards share: counts, rates, the configuration and the stage of the process's life. Plain
+//! atomics, and snapshots that are replaced as a whole.
 
 use super::outbound::Security;
 use crate::config::{Config, Host, Limits, NextHopAddress};
@@ -25,9 +26,20 @@ pub enum Stage {
     Ending = 2,
 }
 
+/// A configuration, and the how many-th of this process it is.
+#[derive(Debug)]
+pub struct Edition {
+    /// 0 is what the process was started with.
+    pub number: u64,
+    /// The configuration.
+    pub config: Arc<Config>,
+}
+
 /// Shared by all shards and the control thread.
 #[derive(Debug)]
 pub struct Shared {
+    /// Replaced as a whole by the control thread; each shard takes it when it is told to.
+    edition: ArcSwap<Edition>,
     sources: Sources,
     /// Replaced as a whole by the control thread.
     blocks: ArcSwap<DynamicBlocks>,
@@ -143,8 +155,11 @@ impl NextHop {
 }
 
 impl Shared {
-    /// Empty tables, and next hops that are up until one finds otherwise.
-    pub fn new<'a>(limits: &Limits, next_hops: impl IntoIterator<Item = (&'a NextHopAddress, Security)>) -> Self {
+    /// Empty tables, and next hops that are up until one finds otherwise; `security` is theirs, in
+    /// their order.
+    pub fn new(config: Arc<Config>, security: impl IntoIterator<Item = Security>) -> Self {
+        let limits = &config.limits;
+        let addresses = config.delivery.next_hops.iter().map(|next_hop| &next_hop.address);
         Shared {
             sources: Sources::new(limits.table_slots, limits.ipv6_prefix),
             blocks: ArcSwap::default(),
@@ -155,10 +170,29 @@ impl Shared {
             oldest_arrivals: (0..SHARDS_MAX).map(|_| AtomicU64::new(0)).collect(),
             is_serving: AtomicBool::new(false),
             body_octets: AtomicUsize::new(0),
-            next_hops: next_hops.into_iter().map(|(address, security)| NextHop::new(address, security)).collect(),
+            next_hops: addresses.zip(security).map(|(address, security)| NextHop::new(address, security)).collect(),
             stage: AtomicU8::new(Stage::Serving as u8),
             started: Instant::now(),
+            edition: ArcSwap::from_pointee(Edition { number: 0, config }),
         }
+    }
+
+    /// The newest configuration. Sessions go by the one that they began with.
+    pub fn edition(&self) -> Arc<Edition> {
+        self.edition.load_full()
+    }
+
+    /// The same without its number.
+    pub fn config(&self) -> Arc<Config> {
+        self.edition.load().config.clone()
+    }
+
+    /// Replaces the configuration, and returns the number of the new one. One thread at a time may. The
+    /// caller tells the shards ([`super::Doorbell::tell`]).
+    pub fn set_config(&self, config: Arc<Config>) -> u64 {
+        let number = self.edition.load().number + 1;
+        self.edition.store(Arc::new(Edition { number, config }));
+        number
     }
 
     /// Inbound connections now.

@@ -305,7 +305,7 @@ fn range(cidr: &str) -> Result<IpNet, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
+    use crate::config::Config;
     use crate::limits::{ADMIN_ANSWER_MAX_OCTETS, BLOCKS_MAX};
     use std::fs;
     use std::net::{IpAddr, Ipv6Addr};
@@ -395,7 +395,7 @@ mod tests {
 
     fn commands() -> Commands {
         Commands {
-            shared: Arc::new(Shared::new(&Limits::none(), [])),
+            shared: Arc::new(Shared::new(Arc::new(Config::of(&[])), [])),
             #[cfg(feature = "fault-injection")]
             doorbells: Vec::new(),
         }

@@ -14,6 +14,7 @@
 mod pulse;
 
 use super::supervisor::News;
+use crate::config::Tls;
 use crate::limits::{
     ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ENDING_MAX_MS, LINGER_MAX_MS, WATCHDOG_ASK_MS, WATCHDOG_DRAIN_TICK_MS,
     WATCHDOG_GIVE_UP_MS, WATCHDOG_LATE_MS, WATCHDOG_LINGERING_MAX,
@@ -46,27 +47,17 @@ pub struct Watchdog {
     pub news: Sender<News>,
 }
 
-/// A duplicate of a shard's listening socket.
-#[derive(Debug)]
-pub struct Duplicate {
-    /// The socket.
-    pub listener: TcpListener,
-    /// Its clients begin with TLS, and would take a reply for a broken record: they are closed without
-    /// one. The watchdog keeps no keys.
-    pub implicit_tls: bool,
-}
-
 /// A shard as the watchdog sees it.
 #[derive(Debug)]
 pub struct Ward {
     doorbell: Doorbell,
-    listeners: Vec<Duplicate>,
+    listeners: Vec<TcpListener>,
     pulse: Option<Pulse>,
 }
 
 impl Ward {
     /// The shard with this doorbell, and duplicates of its listening sockets.
-    pub fn new(doorbell: Doorbell, listeners: Vec<Duplicate>) -> Self {
+    pub fn new(doorbell: Doorbell, listeners: Vec<TcpListener>) -> Self {
         Ward { doorbell, listeners, pulse: None }
     }
 
@@ -171,20 +162,29 @@ impl Watch {
             if ward.is_closed() && !ward.listeners.is_empty() {
                 // What came after the shard had closed, and before this: nobody else has it.
                 let listeners = std::mem::take(&mut self.watchdog.wards[index].listeners);
-                listeners.iter().for_each(|listener| self.accept(listener, Reply::ShuttingDown));
+                self.accept_all(&listeners, Reply::ShuttingDown);
             } else if ward.is_refused() {
                 let listeners = std::mem::take(&mut self.watchdog.wards[index].listeners);
-                listeners.iter().for_each(|listener| self.accept(listener, Reply::ConnectionDropped));
+                self.accept_all(&listeners, Reply::ConnectionDropped);
                 self.watchdog.wards[index].listeners = listeners;
             }
         }
     }
 
-    /// Answers some of what waits on a listener; what is left makes it ready again.
-    fn accept(&mut self, Duplicate { listener, implicit_tls }: &Duplicate, reply: Reply) {
+    /// Answers some of what waits on a shard's listeners; what is left makes them ready again.
+    fn accept_all(&mut self, listeners: &[TcpListener], reply: Reply) {
+        let config = self.watchdog.shared.config();
+        for (listener, binding) in listeners.iter().zip(&config.bindings) {
+            self.accept(listener, binding.tls == Some(Tls::Implicit), reply);
+        }
+    }
+
+    /// Who begins with TLS would take a reply for a broken record, and is closed without one: the
+    /// watchdog keeps no keys.
+    fn accept(&mut self, listener: &TcpListener, implicit_tls: bool, reply: Reply) {
         for _ in 0..ACCEPT_BATCH_MAX {
             match listener.accept() {
-                Ok(_) if *implicit_tls => self.metrics.count_refused_connection(reply),
+                Ok(_) if implicit_tls => self.metrics.count_refused_connection(reply),
                 Ok((stream, client)) => self.refuse(stream, canonical(client.ip()), reply),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
@@ -238,7 +238,7 @@ impl Watch {
         let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
         if self.now_ms >= self.paused_until_ms {
             let refused = self.watchdog.wards.iter().filter(|ward| ward.is_refused());
-            fds.extend(refused.flat_map(|ward| &ward.listeners).map(|it| PollFd::new(&it.listener, PollFlags::IN)));
+            fds.extend(refused.flat_map(|ward| &ward.listeners).map(|it| PollFd::new(it, PollFlags::IN)));
         }
         fds.extend(self.lingering.iter().map(|lingering| PollFd::new(&lingering.stream, PollFlags::IN)));
         let timeout_spec = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };

@@ -1,10 +1,11 @@
 //! What wakes a shard from any thread, and what shows other threads that it lives.
 //!
-//! Three kinds of waking share one eventfd. A ring is news for everybody: all tasks that wait for a
-//! socket look up. A call is news for one of them. Being asked for a beat is news for nobody: the dispatcher counts it and goes
-//! back to its park, so that a watched shard with thousands of idle sessions costs two system
-//! calls a turn, not thousands of wakeups. A beat is proof of the whole way: eventfd, epoll, ring,
-//! executor, dispatcher.
+//! Four kinds of waking share one eventfd. A ring is news for everybody: all tasks that wait for a
+//! socket look up. A call is news for one of them. What is told is news for the shard itself, whoever
+//! waits in `Net::bell`: there is another configuration. Being asked for a beat is news for nobody: the
+//! dispatcher counts it and goes back to its park, so that a watched shard with thousands of idle
+//! sessions costs two system calls a turn, not thousands of wakeups. A beat is proof of the whole way:
+//! eventfd, epoll, ring, executor, dispatcher.
 
 use crate::limits::CALLS_MAX;
 use rustix::event::{EventfdFlags, eventfd};
@@ -38,8 +39,12 @@ struct Bell {
     eventfd: OwnedFd,
     /// It was rung, not only asked for a beat.
     rung: AtomicBool,
+    /// The shard itself was told to look up.
+    told: AtomicBool,
     calls: Calls,
     beats: AtomicU32,
+    /// The number of the configuration that its shard goes by.
+    edition: AtomicU64,
     life: AtomicU8,
     /// The shard has closed its listening sockets.
     closed: AtomicBool,
@@ -53,8 +58,10 @@ impl Doorbell {
         Ok(Doorbell(Arc::new(Bell {
             eventfd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             rung: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             calls: Calls::default(),
             beats: AtomicU32::new(0),
+            edition: AtomicU64::new(0),
             life: AtomicU8::new(Life::Starting as u8),
             closed: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
@@ -67,6 +74,17 @@ impl Doorbell {
     pub fn ring(&self) {
         self.0.rung.store(true, Ordering::Release);
         self.ask();
+    }
+
+    /// Tells the shard itself that there is news: `Net::bell` returns, and no session is woken.
+    pub fn tell(&self) {
+        self.0.told.store(true, Ordering::Release);
+        self.ask();
+    }
+
+    /// Whether it was told; to be asked after [`Self::hear`].
+    pub(super) fn take_told(&self) -> bool {
+        self.0.told.swap(false, Ordering::AcqRel)
     }
 
     /// Wakes the task that this token stands for.
@@ -114,6 +132,16 @@ impl Doorbell {
     /// Its shard enters a stage.
     pub fn enter(&self, life: Life) {
         self.0.life.fetch_max(life as u8, Ordering::AcqRel);
+    }
+
+    /// The number of the configuration that connections its shard accepts from now on begin with.
+    pub fn edition(&self) -> u64 {
+        self.0.edition.load(Ordering::Acquire)
+    }
+
+    /// Its shard goes by this one from now on.
+    pub fn took(&self, edition: u64) {
+        self.0.edition.store(edition, Ordering::Release);
     }
 
     /// Whether its shard has closed its listening sockets.
@@ -190,6 +218,14 @@ mod tests {
         bell.ask();
         assert!(bell.hear() && !bell.hear());
         assert_eq!(bell.beats(), 3);
+    }
+
+    #[test]
+    fn telling_wakes_no_session() {
+        let bell = Doorbell::new().expect("an eventfd");
+        bell.tell();
+        assert!(!bell.hear());
+        assert!(bell.take_told() && !bell.take_told());
     }
 
     #[test]

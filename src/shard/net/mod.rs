@@ -240,7 +240,7 @@ impl Net {
         .await;
     }
 
-    /// Waits for the doorbell, without a socket; one task at a time.
+    /// Waits until the doorbell is rung or told something, without a socket; one task at a time.
     pub async fn bell(&self) {
         let mut waits = false;
         poll_fn(|cx| {
@@ -367,11 +367,14 @@ impl Inner {
                 let rung = self.doorbell.hear();
                 let calls = self.doorbell.take_calls();
                 calls.iter().for_each(|&token| self.nudge(token));
-                if !rung {
-                    return !calls.is_empty();
-                }
-                if let Some(waker) = self.bell_waker.take() {
+                let told = self.doorbell.take_told();
+                if (rung || told)
+                    && let Some(waker) = self.bell_waker.take()
+                {
                     waker.wake();
+                }
+                if !rung {
+                    return told || !calls.is_empty();
                 }
                 for (_, slot) in self.slots.borrow_mut().iter_mut() {
                     slot.rung = true;

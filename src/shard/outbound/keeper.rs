@@ -52,7 +52,7 @@ fn next_expired(context: &Context, lane: u16) -> Option<Job> {
     let mut schedule = context.outbound.schedule.borrow_mut();
     let job = schedule.peek(lane)?;
     let arrived_ms = schedule.message(job.message)?.arrived_unix_ms();
-    let is_old = expired(arrived_ms, context.unix_ms(), context.config.delivery.queue_lifetime);
+    let is_old = expired(arrived_ms, context.unix_ms(), context.current().config.delivery.queue_lifetime);
     is_old.then(|| schedule.next(lane))?
 }
 

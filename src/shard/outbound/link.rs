@@ -142,8 +142,7 @@ impl Link {
             return Err(Lost::Ending);
         }
         let failed = |error| Lost::Connect(address, error);
-        let delivery = &context.config.delivery;
-        let reply = delivery.next_hop_timeout;
+        let reply = context.current().config.delivery.next_hop_timeout;
         let connection = Connection::connect(&context.net, address).map_err(failed)?;
         connection.set_deadline(Some(context.net.now() + Duration::from_millis(NEXT_HOP_CONNECT_MS).min(reply)));
         loop {

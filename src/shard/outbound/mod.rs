@@ -54,10 +54,13 @@ use recorder::Unrecorded;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use worker::Seat;
 
 /// What a shard keeps for its deliveries.
 pub struct Outbound {
+    /// Lanes and pools are built on them: they stay for the process's life.
+    routes: Arc<Routes>,
     schedule: RefCell<Schedule<Content>>,
     /// By next hop.
     pools: Vec<Pool>,
@@ -147,7 +150,7 @@ impl Drop for Hold {
 
 impl Outbound {
     /// Goes on with what recovery found. `random` is a random number.
-    pub fn new(net: &Net, routes: &Routes, next_hops: usize, shards: usize, found: Found, random: u64) -> Self {
+    pub fn new(net: &Net, routes: Arc<Routes>, next_hops: usize, shards: usize, found: Found, random: u64) -> Self {
         let mut schedule = Schedule::new(routes.len());
         schedule.resume(found.live, found.segments);
         let mut pools: Vec<Pool> = (0..next_hops).map(|_| Pool::default()).collect();
@@ -159,6 +162,7 @@ impl Outbound {
         let alarm = Alarm::new(net);
         let keeper = alarm.nudge();
         Outbound {
+            routes,
             schedule: RefCell::new(schedule),
             pools,
             window: Window { slots: NEXT_HOP_WINDOW_DEFAULT, shards: u32::try_from(shards).unwrap_or(u32::MAX) },
@@ -222,9 +226,9 @@ pub fn accept(context: &Rc<Context>, accepted: Accepted, session: &dyn Fn() -> N
     let envelope = StoredEnvelope::decode(&content.envelope)?;
     let mut lanes = outbound.lanes.take();
     let recipients = u32::try_from(envelope.recipient_count()).unwrap_or(u32::MAX);
-    let all_have_lanes = lanes_of(&context.config.delivery.routes, &envelope, &mut lanes);
+    let all_have_lanes = lanes_of(&context.outbound.routes, &envelope, &mut lanes);
     let spilled = matches!(content.body, Body::Spilled { .. });
-    let wanted = context.config.delivery.ack_delay.is_some() && !lanes.is_empty();
+    let wanted = context.current().config.delivery.ack_delay.is_some() && !lanes.is_empty();
     let notice = (wanted && all_have_lanes).then(|| Rc::new(Notice::new(session())));
     content.notice.replace(notice.clone());
     let content = Rc::new(content);
@@ -279,7 +283,7 @@ fn has_next_hop_up(context: &Context, lane: u16) -> bool {
 /// The next hop that a lane's mail goes to: the first that is up.
 fn preferred(context: &Context, lane: u16) -> Option<NextHopId> {
     let now_ms = context.now_ms();
-    let next_hops = context.config.delivery.routes.next_hops(RouteId::from_number(lane));
+    let next_hops = context.outbound.routes.next_hops(RouteId::from_number(lane));
     let up = |next_hop: &&NextHopId| context.shared.next_hop(**next_hop).availability(now_ms) == Availability::Up;
     next_hops.iter().find(up).copied()
 }
@@ -312,7 +316,7 @@ fn pump(context: &Rc<Context>, lane: u16) {
 /// Takes a slot of the window of the first next hop of a lane that may be tried now.
 fn take_slot(context: &Context, lane: u16) -> Option<NextHopId> {
     let now_ms = context.now_ms();
-    for &next_hop in context.config.delivery.routes.next_hops(RouteId::from_number(lane)) {
+    for &next_hop in context.outbound.routes.next_hops(RouteId::from_number(lane)) {
         let shared = context.shared.next_hop(next_hop);
         let state = &shared.state;
         let pool = &context.outbound.pools[next_hop.index()];
@@ -360,7 +364,7 @@ fn pump_next_hop(context: &Rc<Context>, next_hop: NextHopId) {
 
 /// Nothing waits in a lane: this shard starves no longer for its sake.
 fn leave(context: &Context, lane: u16) {
-    for &next_hop in context.config.delivery.routes.next_hops(RouteId::from_number(lane)) {
+    for &next_hop in context.outbound.routes.next_hops(RouteId::from_number(lane)) {
         let pool = &context.outbound.pools[next_hop.index()];
         if pool.share.borrow().is_starving() {
             let schedule = context.outbound.schedule.borrow();

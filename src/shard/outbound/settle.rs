@@ -67,7 +67,7 @@ pub fn conclude(context: &Rc<Context>, job: Job, content: &Content, places: &[u3
 /// The places in the envelope of a job's recipients that are still pending.
 pub fn pending_places<'a>(context: &'a Context, job: Job, content: &'a Content) -> impl Iterator<Item = u32> + 'a {
     let envelope = StoredEnvelope::decode(&content.envelope).unwrap_or_default();
-    let routes = &context.config.delivery.routes;
+    let routes = &context.outbound.routes;
     let lane = RouteId::from_number(job.lane);
     (0_u32..).zip(envelope.recipients()).filter_map(move |(place, recipient)| {
         let schedule = context.outbound.schedule.borrow();
@@ -134,7 +134,8 @@ pub fn acknowledge(content: Option<Rc<Content>>, reason: &Counter) {
 /// and could not be given up waits like the rest. A session waits no longer.
 pub fn defer(context: &Context, job: Job) {
     let outbound = &context.outbound;
-    let delivery = &context.config.delivery;
+    let current = context.current();
+    let delivery = &current.config.delivery;
     let random = outbound.random();
     let mut schedule = outbound.schedule.borrow_mut();
     // What is read back for the next attempt need not wait in memory.
@@ -195,7 +196,8 @@ pub async fn expire(context: &Rc<Context>, job: Job) {
 pub fn is_expired(context: &Context, job: Job) -> bool {
     let schedule = context.outbound.schedule.borrow();
     let arrived_ms = schedule.message(job.message).map(|message| message.arrived_unix_ms());
-    arrived_ms.is_some_and(|arrived_ms| expired(arrived_ms, context.unix_ms(), context.config.delivery.queue_lifetime))
+    let lifetime = context.current().config.delivery.queue_lifetime;
+    arrived_ms.is_some_and(|arrived_ms| expired(arrived_ms, context.unix_ms(), lifetime))
 }
 
 /// A message could not be read back: it stays in the queue, and is tried again.

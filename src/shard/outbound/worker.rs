@@ -236,7 +236,7 @@ impl Worker {
     /// Takes the next hop down, or says that its probe failed; the first that does tells why.
     fn report_unreachable(&self, reason: &dyn fmt::Display) {
         let (context, state) = (&self.context, self.state());
-        if state.state.unreachable(context.now_ms(), &context.config.delivery.backoff(), context.outbound.random()) {
+        if state.state.unreachable(context.now_ms(), &context.backoff(), context.outbound.random()) {
             stderr::say(format_args!(
                 "next hop {} cannot be reached: {reason}; its mail waits in the queue",
                 state.name
@@ -390,7 +390,7 @@ impl Worker {
             context.metrics.possible_duplicates.next_hop_silent.increment(1);
         }
         let state = self.state();
-        if state.state.disturbed(context.now_ms(), &context.config.delivery.backoff(), context.outbound.random()) {
+        if state.state.disturbed(context.now_ms(), &context.backoff(), context.outbound.random()) {
             stderr::say(format_args!(
                 "next hop {} breaks its dialogues: {lost}; its mail waits in the queue",
                 state.name
