@@ -11,11 +11,12 @@
 //! | [`users`] | who may log in, pure: the users file, its hashes, what a user may do | `smtp` (addresses), `policy` (domains, addresses), `limits` |
 //! | [`queue`] | the durable queue, pure: records and outcomes, group commit, recovery, the schedule | `smtp`, `limits` |
 //! | [`delivery`] | delivery, pure: routes, what is known of next hops, backoff | `queue`, `smtp`, `policy` (map by domain, atomics), `limits` |
-//! | [`config`] | options, validated once | `smtp`, `policy`, `users`, `delivery`, `limits` |
+//! | [`config`] | options, validated once | `smtp`, `policy`, `users`, `delivery`, `log` (settings), `limits` |
 //! | [`metrics`] | names, help texts, handles | `smtp` |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
 //! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
-//! | [`stderr`] | lines for operators | nothing |
+//! | [`log`] | records of what happens, in text or JSON: tables of events and fields, a sender for each shard, the thread that writes | `limits`, `stderr` |
+//! | [`stderr`], [`stdout`] | lines for operators | `log` |
 //! | [`cmd`] | the other subcommands | `queue`, `users`, the spool's directories, `control`'s exit codes, admin socket and users file |
 //!
 //! # The flow of a message
@@ -63,6 +64,7 @@
 //! | what is stored | `queue::record`, `queue::stored`, `queue::outcome`: raise the format version |
 //! | what follows when a shard stalls or dies | `control::watchdog`, `control::supervisor` |
 //! | a metric | [`metrics`], the table |
+//! | a record of the log, or a field | `log::table`; `docs/log.md` is written from it |
 //! | a command to a running gateway | `control::admin`: `wire`, and its handler; `cmd` |
 //! | what counts as too little disk or memory | `control::resources` |
 
@@ -71,10 +73,12 @@ pub mod config;
 pub mod control;
 pub mod delivery;
 pub mod limits;
+pub mod log;
 pub mod metrics;
 pub mod policy;
 pub mod queue;
 pub mod shard;
 pub mod smtp;
 pub mod stderr;
+pub mod stdout;
 pub mod users;

@@ -322,6 +322,31 @@ pub const RESOURCES_LATE_MS: u64 = 5_000;
 /// How often files are looked at that are loaded again when they change.
 pub const FILES_LOOK_MS: u64 = 2_000;
 
+// --- the log ------------------------------------------------------------------------------------
+
+/// A shard's records that wait to be written, in octets: some 4,000, of 200,000 a second with
+/// [`LOG_GATHER_MS`]. A record that does not fit is lost and counted.
+pub const LOG_RING_OCTETS: usize = MB;
+/// Longest value of a field before it is escaped: a reply line (RFC 5321 section 4.5.3.1.5). Paths and
+/// names are shorter.
+pub const LOG_VALUE_MAX_OCTETS: usize = 512;
+/// Longest line for operators in the log: it may name a file (PATH_MAX).
+pub const LOG_MESSAGE_MAX_OCTETS: usize = 4 * KB;
+/// Lines for operators that wait to be written: those at the start tell of every binding.
+pub const LOG_SAID_MAX: usize = 1024;
+/// Threads that may wait at once until the log is written.
+pub const LOG_FLUSHES_MAX: usize = 16;
+/// How long records gather between two writes.
+pub const LOG_GATHER_MS: u64 = 20;
+/// Octets of which a write is made at once, while more are gathered.
+pub const LOG_WRITE_OCTETS: usize = 256 * KB;
+/// How often a log that is written is looked for at its path, at most.
+pub const LOG_ROTATION_LOOK_MS: u64 = 1_000;
+/// How soon a log that cannot be written is tried again when nothing new is to be written.
+pub const LOG_RETRY_MS: u64 = 1_000;
+/// How long the end of the process waits for its last records to be written.
+pub const LOG_FLUSH_MS: u64 = 1_000;
+
 // --- the watchdog -------------------------------------------------------------------------------
 
 /// How often each shard is asked for a beat. A stall is found this and [`WATCHDOG_STALL_MS`] after
@@ -375,5 +400,7 @@ const _: () = {
     assert!(WATCHDOG_LINGERING_MAX as u64 <= DESCRIPTORS_BASE / 2);
     // NextHopId and RouteId are 16 bits wide.
     assert!(NEXT_HOPS_MAX <= 1 << 16 && ROUTES_MAX <= 1 << 16);
+    // A record of all fields, each at its longest and escaped sixfold (JSON), is a small part of the ring.
+    assert!(32 * 6 * LOG_VALUE_MAX_OCTETS + 6 * LOG_MESSAGE_MAX_OCTETS <= LOG_RING_OCTETS / 4);
     assert!(NEXT_HOPS_PER_ROUTE_MAX <= NEXT_HOPS_MAX && NEXT_HOP_STRIKES_MAX > 0 && NEXT_HOP_WINDOW_DEFAULT > 0);
 };

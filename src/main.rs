@@ -12,14 +12,15 @@ use gatepost::control::tls;
 use gatepost::control::users_file;
 use gatepost::control::watchdog::{Ward, Watchdog};
 use gatepost::control::{Control, next_hops};
+use gatepost::log::{self, Log};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
 use gatepost::shard::{self, Doorbell, Shared, Start};
-use gatepost::{cmd, metrics, stderr};
+use gatepost::{cmd, metrics, stderr, stdout};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process;
@@ -52,14 +53,16 @@ fn main() -> process::ExitCode {
         Command::User(command) => cmd::user::run(command, &mut BufWriter::new(io::stdout().lock())),
         Command::Queue(command) => cmd::queue::run(command, &mut BufWriter::new(io::stdout().lock())),
     };
-    match result {
+    let code = match result {
         Ok(()) => process::ExitCode::SUCCESS,
         Err(failure) => {
             // The exit code is told also where nobody reads this.
             stderr::say(format_args!("{failure}"));
             process::ExitCode::from(failure.code as u8)
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 fn serve(options: ServeOptions) -> Result<(), Failure> {
@@ -71,6 +74,9 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let config = Arc::new(config.map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?);
     let cores = cores();
     let shards = config.shards.unwrap_or(cores.len());
+    let recorder = install_recorder()?;
+    let (log, senders) = Log::start(&config.log, shards, ::metrics::counter!(metrics::LOG_RECORDS_LOST))?;
+    log::install(log);
 
     for warning in config.warnings() {
         stderr::say(format_args!("{warning}"));
@@ -93,7 +99,6 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let (admin_listener, admin_socket) = config.admin_socket.as_deref().map(admin::bind).transpose()?.unzip();
     let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
     let recovered = recover(&spool, shards, &config)?;
-    let recorder = install_recorder()?;
 
     let in_queue = recovered
         .iter()
@@ -126,7 +131,8 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let mut sockets: Vec<_> = bindings.into_iter().map(|binding| binding.sockets.into_iter()).collect();
     let mut wards = Vec::with_capacity(shards);
     // Directories beyond today's shards are left as they are.
-    for (number, ((directory, found), doorbell)) in recovered.into_iter().zip(doorbells).enumerate() {
+    for (number, (((directory, found), doorbell), log)) in recovered.into_iter().zip(doorbells).zip(senders).enumerate()
+    {
         let listeners: Vec<TcpListener> = sockets.iter_mut().filter_map(Iterator::next).collect();
         let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
         wards.push(Ward::new(doorbell.clone(), duplicates.map_err(|error| os_failure(&error))?));
@@ -142,6 +148,7 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
             shared: shared.clone(),
             doorbell,
             logons: logons.clone(),
+            log,
         };
         supervisor::start_shard(start, sender.clone(), watchdog.clone()).map_err(|error| os_failure(&error))?;
     }
@@ -150,20 +157,18 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
     let serving = shared.clone();
     Supervisor { news, shared, shards, drain }.wait(|| {
         serving.set_serving();
-        // Nobody may be listening to what it says.
         let admin_path = admin_socket.as_ref().map(AdminSocket::path);
-        let _ = say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
+        say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
         for line in loaded {
-            let _ = writeln!(io::stdout(), "{line}");
+            stdout::say(format_args!("{line}"));
         }
         if left_over > 0 {
-            let _ = writeln!(
-                io::stdout(),
+            stdout::say(format_args!(
                 "holding {left_over} messages of a run with more shards: start with --shards {shards_then} to deliver them"
-            );
+            ));
         }
     })?;
-    let _ = writeln!(io::stdout(), "drained");
+    stdout::say(format_args!("drained"));
     Ok(())
 }
 
@@ -236,6 +241,7 @@ fn start_control(control: Control) -> Result<(), Failure> {
     let run = move || {
         if let Err(error) = control.run(move || drop(ready)) {
             stderr::say(format_args!("the control thread has ended: {error}"));
+            log::flush();
             process::exit(i32::from(ExitCode::OsError as u8));
         }
     };
@@ -254,37 +260,35 @@ fn say_what_it_does(
     addresses: &[SocketAddr],
     admin_path: Option<&Path>,
     metrics_address: Option<SocketAddr>,
-) -> io::Result<()> {
-    let out = &mut io::stdout().lock();
-    writeln!(out, "gatepost {}: {}, {shards} shards", env!("CARGO_PKG_VERSION"), config.hostname)?;
+) {
+    stdout::say(format_args!("gatepost {}: {}, {shards} shards", env!("CARGO_PKG_VERSION"), config.hostname));
     for address in addresses {
-        writeln!(out, "listening on {address}")?;
+        stdout::say(format_args!("listening on {address}"));
     }
     if addresses.is_empty() {
-        writeln!(out, "listening nowhere (--listen none)")?;
+        stdout::say(format_args!("listening nowhere (--listen none)"));
     }
     match config.accepted_domains.len() {
-        0 => writeln!(out, "accepting mail for <Postmaster> only: name domains with --accept-domain")?,
+        0 => stdout::say(format_args!("accepting mail for <Postmaster> only: name domains with --accept-domain")),
         1..=5 => {
             let names: Vec<String> = config.accepted_domains.iter().map(|domain| domain.to_string()).collect();
-            writeln!(out, "accepting mail for {}", names.join(", "))?;
+            stdout::say(format_args!("accepting mail for {}", names.join(", ")));
         }
-        count => writeln!(out, "accepting mail for {count} domains")?,
+        count => stdout::say(format_args!("accepting mail for {count} domains")),
     }
-    writeln!(out, "spooling to {} ({messages} messages, {octets} octets are queued)", spool.display())?;
+    stdout::say(format_args!("spooling to {} ({messages} messages, {octets} octets are queued)", spool.display()));
     match config.delivery.next_hops.as_slice() {
-        [] => writeln!(out, "holding mail in the queue: say where it goes with --next-hop or --route")?,
+        [] => stdout::say(format_args!("holding mail in the queue: say where it goes with --next-hop or --route")),
         next_hops if next_hops.len() <= 5 => {
             let names: Vec<String> = next_hops.iter().map(|next_hop| next_hop.address.to_string()).collect();
-            writeln!(out, "delivering to {}", names.join(", "))?;
+            stdout::say(format_args!("delivering to {}", names.join(", ")));
         }
-        next_hops => writeln!(out, "delivering to {} next hops", next_hops.len())?,
+        next_hops => stdout::say(format_args!("delivering to {} next hops", next_hops.len())),
     }
     if let Some(path) = admin_path {
-        writeln!(out, "admin socket at {}", path.display())?;
+        stdout::say(format_args!("admin socket at {}", path.display()));
     }
     if let Some(address) = metrics_address {
-        writeln!(out, "metrics at http://{address}/metrics")?;
+        stdout::say(format_args!("metrics at http://{address}/metrics"));
     }
-    Ok(())
 }

@@ -46,7 +46,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 const ROOMS: &[&str] = &[
-    "cmd", "config", "control", "delivery", "limits", "metrics", "policy", "queue", "shard", "smtp", "stderr", "users",
+    "cmd", "config", "control", "delivery", "limits", "log", "metrics", "policy", "queue", "shard", "smtp", "stderr",
+    "stdout", "users",
 ];
 
 /// Where unsafe code is allowed, each with its SAFETY comments.

@@ -13,6 +13,7 @@ pub use binding::{Auth, Binding, Tls};
 pub use next_hop::{DeliveryConfig, Host, NextHopAddress, NextHopConfig, TlsUse};
 
 use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
+use crate::log;
 use crate::policy::{AcceptedDomains, AddressRanges, DomainPattern, SlotCount, parse_list_file, parse_range};
 use crate::smtp::address::is_domain;
 use crate::smtp::server::{Extensions, Profile, Revision, Role};
@@ -126,6 +127,8 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// Certificates and their keys, the default one first.
     pub certificates: Vec<CertificateFiles>,
+    /// What is logged, how and where.
+    pub log: log::Settings,
 }
 
 impl Config {
@@ -189,6 +192,7 @@ impl Config {
             admin_socket: admin_socket(&options),
             users: options.users.clone(),
             certificates,
+            log: log::Settings { format: options.log_format, level: options.log_level, file: options.log_file },
             spool: options.spool,
             hostname,
         })

@@ -2,6 +2,7 @@
 
 use super::units;
 use crate::limits;
+use crate::log::{Format, Level};
 use crate::policy::parse_range;
 use crate::users::{BindingPattern, SenderPattern, UserName};
 use clap::{Args, Parser, Subcommand};
@@ -361,6 +362,15 @@ pub struct ServeOptions {
     /// The Unix socket on which `gatepost block` and others talk to this gateway, or `none`. [default: SPOOL/admin.sock]
     #[arg(long, value_name = "PATH|none")]
     pub admin_socket: Option<PathBuf>,
+    /// How the log is written: text (field=value), or an object of JSON on each line.
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    pub log_format: Format,
+    /// What is logged: off, error, warn, info or debug, each with what stands before it.
+    #[arg(long, value_name = "LEVEL", default_value = "info", hide_possible_values = true)]
+    pub log_level: Level,
+    /// The file that the log is appended to; opened again on SIGHUP, and when it was renamed. [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
 }
 
 /// An address, or `none`.

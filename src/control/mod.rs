@@ -21,10 +21,12 @@ pub mod watched;
 
 use crate::config::Host;
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
+use crate::log;
 use crate::shard::{Doorbell, Shared, Stage};
+use crate::stdout;
 use metrics_exporter_prometheus::PrometheusHandle;
 use resources::Resources;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -122,8 +124,7 @@ impl Drain<'_> {
             () = fault.notified() => {}
         }
         let timeout = self.shared.config().drain_timeout;
-        // Nobody may be listening any more.
-        let _ = writeln!(io::stdout(), "draining: transactions may go on for {}", humantime::format_duration(timeout));
+        stdout::say(format_args!("draining: transactions may go on for {}", humantime::format_duration(timeout)));
         self.enter(Stage::Draining);
         let signalled_again = async {
             while signals < 2 {
@@ -149,9 +150,10 @@ impl Drain<'_> {
     }
 }
 
-/// SIGHUP loads files again, and ends nothing.
+/// SIGHUP loads files again, opens the log again, and ends nothing.
 async fn pass_on(mut hangup: Signal, reload: Arc<Notify>) {
     while hangup.recv().await.is_some() {
+        log::reopen();
         reload.notify_one();
     }
 }

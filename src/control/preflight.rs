@@ -7,6 +7,7 @@ use crate::limits::{
     DESCRIPTORS_BASE, DESCRIPTORS_PER_SHARD, LISTEN_BACKLOG, MEMLOCK_MIN_OCTETS, MEMLOCK_PER_SHARD_OCTETS,
     NEXT_HOP_WINDOW_DEFAULT,
 };
+use crate::log::StartError;
 use crate::shard::storage::SpoolError;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,25 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let code = match &error {
+            StartError::Os(_) => ExitCode::OsError,
+            StartError::File(_, error) => match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::NoPermission,
+                _ => ExitCode::CantCreate,
+            },
+        };
+        let remedy = match error {
+            StartError::Os(_) => "",
+            StartError::File(..) => {
+                "; its directory must be there and writable to this user, or name another --log-file"
+            }
+        };
+        Failure::new(code, format!("{error}{remedy}"))
+    }
+}
 
 impl From<SpoolError> for Failure {
     fn from(error: SpoolError) -> Self {

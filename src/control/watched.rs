@@ -6,10 +6,9 @@
 //! belong together (a certificate and its key) may be written one by one.
 
 use crate::limits::FILES_LOOK_MS;
-use crate::stderr;
+use crate::{log, stderr, stdout};
 use rustix::fs::stat;
 use std::fmt;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +42,7 @@ impl Watched {
             return;
         }
         match (self.reload)() {
-            // Nobody may be listening any more.
-            Ok(line) => drop(writeln!(io::stdout(), "{line}")),
+            Ok(line) => stdout::say(format_args!("{line}")),
             Err(line) => stderr::say(format_args!("{line}")),
         }
     }
@@ -104,7 +102,7 @@ pub async fn watch(mut files: Vec<Watched>, asked: Arc<Notify>) {
             _ = ticks.tick() => false,
             () = asked.notified() => true,
         };
-        if is_asked && files.is_empty() {
+        if is_asked && files.is_empty() && !log::is_to_file() {
             stderr::say(format_args!("SIGHUP: no file of this gateway can be loaded again; restart it"));
         }
         // Reading may take a while, and this thread has scrapes and commands to answer.

@@ -27,6 +27,7 @@ pub use shared::{Edition, NextHop, Shared, Stage};
 
 use crate::delivery::Backoff;
 use crate::limits::READ_MAX_OCTETS;
+use crate::log;
 use crate::metrics::ShardMetrics;
 use crate::queue::recover::Found;
 use crate::queue::spool::Spool;
@@ -76,6 +77,8 @@ pub struct Start {
     pub doorbell: Doorbell,
     /// Where passwords are looked at.
     pub logons: Arc<PasswordChecks>,
+    /// Where its records go.
+    pub log: log::Sender,
 }
 
 /// What a shard's tasks share.
