@@ -1,8 +1,8 @@
 //! The `gatepost` program: arguments, preflight, threads, exit code.
 
 use clap::Parser;
-use gatepost::config::Config;
-use gatepost::config::options::{Cli, Command, ServeOptions};
+use gatepost::config::options::{Cli, Command};
+use gatepost::config::{self, Config, Sources};
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::logons;
 use gatepost::control::preflight::{self, ExitCode, Failure};
@@ -20,6 +20,8 @@ use gatepost::shard::{self, Doorbell, Shared, Start};
 use gatepost::{cmd, metrics, stderr, stdout};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
+use std::env;
+use std::fs;
 use std::io::{self, BufWriter};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -46,7 +48,7 @@ fn main() -> process::ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Serve(options) => serve(*options),
+        Command::Serve(_) => serve(&sources()),
         Command::Block(command) => cmd::block::run(command, &mut BufWriter::new(io::stdout().lock())),
         #[cfg(feature = "fault-injection")]
         Command::Fault(command) => cmd::fault::run(command, &mut BufWriter::new(io::stdout().lock())),
@@ -57,7 +59,9 @@ fn main() -> process::ExitCode {
         Ok(()) => process::ExitCode::SUCCESS,
         Err(failure) => {
             // The exit code is told also where nobody reads this.
-            stderr::say(format_args!("{failure}"));
+            for line in failure.message.lines() {
+                stderr::say(format_args!("{line}"));
+            }
             process::ExitCode::from(failure.code as u8)
         }
     };
@@ -65,13 +69,23 @@ fn main() -> process::ExitCode {
     code
 }
 
-fn serve(options: ServeOptions) -> Result<(), Failure> {
+/// Where the options of `serve` come from.
+fn sources() -> Sources {
+    Sources {
+        // Behind the program's name and the subcommand's.
+        arguments: env::args_os().skip(2).collect(),
+        environment: env::vars_os().collect(),
+        machine_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        read_file: |path| fs::read_to_string(path),
+    }
+}
+
+fn serve(sources: &Sources) -> Result<(), Failure> {
     // An idle session takes 2 KB; a huge page for some of them is resident with all its 2 MB. Where
     // the kernel cannot, it is only memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let machine = rustix::system::uname();
-    let config = Config::new(options, &machine.nodename().to_string_lossy(), |path| std::fs::read_to_string(path));
-    let config = Arc::new(config.map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?);
+    let loaded = config::load(sources).map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?;
+    let config = Arc::new(loaded.config);
     let cores = cores();
     let shards = config.shards.unwrap_or(cores.len());
     let recorder = install_recorder()?;

@@ -24,7 +24,7 @@ import sys
 import time
 
 import auth_tls  # noqa: F401 pylint: disable=unused-import # its cases
-from harness import FROM, GATEPOST, PATIENCE, SCRATCH, TO, case, main, only, queue, run, until
+from harness import ENVIRONMENT, FROM, GATEPOST, PATIENCE, SCRATCH, TO, case, main, only, queue, run, until
 from logons import (HASH_USER, MESSAGE, NOT_OFFERED, NTLM_CLIENTS, NTLM_USER, PASSWORD_CLIENTS, PASSWORDS, REFUSED,
                     V1_CLIENTS, WRONG, by_curl, by_pyspnego, by_smtplib, by_swaks, offered, send, session, smtplib_logon,
                     users_file)
@@ -354,7 +354,7 @@ def a_users_file_that_others_may_read_is_refused():
         command = [GATEPOST, "serve", "--hostname=mx.test.example", "--accept-domain=test.example", "--listen=127.0.0.1:0",
                    "--metrics-listen=127.0.0.1:0", "--shards=1", f"--spool={SCRATCH}/spool-users-{mode:o}", f"--users={path}"]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               timeout=PATIENCE, check=False, text=True)
+                               timeout=PATIENCE, check=False, text=True, env=ENVIRONMENT)
         assert ended.returncode not in (0, -6, 101) and "listening" not in ended.stdout, ended
         assert f"chmod 600 {path}" in ended.stderr, ended.stderr
 

@@ -20,6 +20,8 @@ import urllib.request
 from pathlib import Path
 
 GATEPOST = sys.argv[1]
+# Without what sets up the suites: a gateway would take it for options.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEPOST_")}
 SCRATCH = Path(sys.argv[2])
 PATIENCE = 120
 FROM, TO = "sender@client.example", "rcpt@test.example"
@@ -51,7 +53,7 @@ class Gateway:
         self.process = subprocess.Popen(
             [GATEPOST, "serve", "--hostname=mx.test.example", "--accept-domain=test.example",
              "--spool", self.spool, *defaults, *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         self.errors = []
         self.printed = []
         self.listening = []

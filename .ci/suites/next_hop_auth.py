@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from exim import Exim
-from harness import FROM, GATEPOST, PATIENCE, SCRATCH, TO, case, main, queue, run, same, until
+from harness import ENVIRONMENT, FROM, GATEPOST, PATIENCE, SCRATCH, TO, case, main, queue, run, same, until
 from logons import HASH_USER, NTLM_USER, PASSWORDS, WRONG
 from next_hops import UNLIMITED, Mail, NextHop, Postfix, check, delivered
 from pki import Authority, self_signed
@@ -242,7 +242,7 @@ def an_auth_file_that_others_may_read_is_refused():
         command = [GATEPOST, "serve", "--hostname=mx.test.example", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0",
                    f"--spool={SCRATCH}/spool-auth-{mode:o}", f"--next-hop=127.0.0.1:9,auth-file={path}"]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               timeout=PATIENCE, check=False, text=True)
+                               timeout=PATIENCE, check=False, text=True, env=ENVIRONMENT)
         assert ended.returncode not in (0, -6, 101) and "listening" not in ended.stdout, ended
         assert f"chmod 600 {path}" in ended.stderr and PASSWORDS[NTLM_USER] not in ended.stderr, ended.stderr
 

@@ -5,12 +5,17 @@
 //! it and what to write instead; nothing starts.
 
 mod binding;
+mod environment;
+mod file;
 mod next_hop;
 pub mod options;
+mod settings;
+mod table;
 pub mod units;
 
 pub use binding::{Auth, Binding, Tls};
 pub use next_hop::{DeliveryConfig, Host, NextHopAddress, NextHopConfig, TlsUse};
+pub use settings::{Change, LoadError, Loaded, Origin, Setting, Settings, Sources, load};
 
 use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
 use crate::log;

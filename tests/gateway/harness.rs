@@ -194,12 +194,23 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The program, without the variables that set up the tests: it would take them for options.
+pub fn gatepost(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"GATEPOST_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// `gatepost serve` with these options, to be started or to fail.
 #[derive(Debug)]
 pub struct Setup {
     program: PathBuf,
     spool: PathBuf,
     options: Vec<String>,
+    variables: Vec<(String, String)>,
     confinement: Confinement,
 }
 
@@ -211,6 +222,7 @@ impl Setup {
             program: GATEPOST.clone(),
             spool: spool.to_owned(),
             options: options.iter().map(|&option| option.to_owned()).collect(),
+            variables: Vec::new(),
             confinement: Confinement::default(),
         }
     }
@@ -226,9 +238,16 @@ impl Setup {
         self
     }
 
+    /// A variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = gatepost(&self.program);
         command.args(["serve", "--accept-domain=test.example"]);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let given = |name: &str| self.options.iter().any(|option| option.starts_with(name));
         if !given("--hostname") {
             command.arg("--hostname=mx.test.example");

@@ -1,12 +1,11 @@
 //! STARTTLS with next hops: who is trusted, and what leaves without it.
 
 use super::secure::{Authority, Behaviour, Secure, Tls};
-use crate::harness::{GATEPOST, Gateway, Scratch, Setup, run_to_end, start, until};
+use crate::harness::{GATEPOST, Gateway, Scratch, Setup, gatepost, run_to_end, start, until};
 use rustix::process::Signal;
 use rustls::ALL_VERSIONS;
 use rustls::version::{TLS12, TLS13};
 use std::fs;
-use std::process::Command;
 
 const FROM: &str = "sender@client.example";
 const TO: &str = "rcpt@test.example";
@@ -164,7 +163,7 @@ fn a_drain_waits_for_no_handshake() {
 #[test]
 fn a_system_that_trusts_nobody_prevents_the_start() {
     let scratch = Scratch::new();
-    let mut command = Command::new(&*GATEPOST);
+    let mut command = gatepost(&GATEPOST);
     command.args(["serve", "--next-hop=mx.example:25,tls=required"]).arg("--spool").arg(scratch.join("spool"));
     command.envs(["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| (name, scratch.join("nowhere"))));
     let ended = run_to_end(command);
