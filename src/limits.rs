@@ -37,6 +37,12 @@ pub const HELLO_MAX_OCTETS: usize = 255;
 /// Most digits of a number on the wire: RFC 1870 section 6.1 (SIZE), RFC 3030 (BDAT).
 pub const NUMBER_MAX_DIGITS: usize = 20;
 
+/// Longest header of the PROXY protocol's version 1 with its CRLF (proxy-protocol.txt section 2.1).
+pub const PROXY_LINE_MAX_OCTETS: usize = 107;
+/// Longest header of its version 2: the 16 octets before the addresses, the longest addresses (216, of
+/// Unix sockets) and 2 KB for what else a proxy tells. Senders are to keep it below 536 (section 2).
+pub const PROXY_HEADER_MAX_OCTETS: usize = 16 + 216 + 2 * KB;
+
 // --- the session --------------------------------------------------------------------------------
 
 /// Most octets read from a socket at once: the size of a shard's scratch buffer.
@@ -92,6 +98,8 @@ pub const CALLS_MAX: usize = 512;
 pub const LOGON_WAIT_MS: u64 = 30_000;
 /// How long a refused connection on a binding with implicit TLS has for its handshake.
 pub const REFUSED_HANDSHAKE_MS: u64 = 5000;
+/// How long a proxy has for its header (proxy-protocol.txt section 2: a few seconds, 3 at least).
+pub const PROXY_HEADER_MS: u64 = 5000;
 /// Default of `--connection-timeout` (gateway role), [MS-OXSMTP] 3.2.7 (ConnectionEstablished).
 pub const CONNECTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// Default of `--inactivity-timeout` (gateway role), [MS-OXSMTP] 4.0 section 3.2.6.
@@ -380,6 +388,9 @@ pub const ENDING_TICK_MS: u64 = 50;
 
 const _: () = {
     assert!(COMMAND_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
+    assert!(PROXY_LINE_MAX_OCTETS <= PROXY_HEADER_MAX_OCTETS && PROXY_HEADER_MAX_OCTETS <= READ_MAX_OCTETS);
+    // A session may wait for the rest of what looks like a header.
+    assert!(PROXY_HEADER_MAX_OCTETS < COMMAND_LINE_MAX_OCTETS && PROXY_HEADER_MS >= 3000);
     assert!(LOGONS_WAITING_MAX + LOGON_THREADS <= CALLS_MAX);
     assert!(4 * BODY_FIRST_OCTETS <= SPILL_WRITE_OCTETS && SPILL_WRITE_OCTETS <= BODY_IN_MEMORY_MAX_OCTETS);
     assert!(PATH_MAX_OCTETS >= LOCAL_PART_MAX_OCTETS);

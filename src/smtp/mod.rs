@@ -15,6 +15,7 @@
 //! | [`dsn`] | what a client asks for in reports |
 //! | [`Durable`], [`QueueId`] | the proof behind the 250, and its id |
 //! | [`header`], [`header_scan`] | the Received field; what an arriving header says |
+//! | [`proxy`] | the header of the PROXY protocol |
 //! | [`reply`] | every reply |
 //! | [`sasl`] | the mechanisms of AUTH |
 //! | [`server`] | the receiving session |
@@ -58,6 +59,7 @@ pub mod envelope;
 pub mod header;
 pub mod header_scan;
 pub mod line;
+pub mod proxy;
 pub mod reply;
 pub mod sasl;
 pub mod server;
