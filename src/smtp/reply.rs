@@ -218,6 +218,10 @@ replies! {
         None, Close, Some("connections_per_source");
     /// BindingNotConfigured (E10): the client is outside the binding's permitted ranges (A3).
     NotConfigured = "421 4.3.2 Service not available", None, Close, Some("binding_not_configured");
+    /// A proxy's connection does not begin with the PROXY protocol's header, or not in time.
+    ProxyHeaderMissing = "421 4.3.2 Service not available", None, Close, Some("proxy_header");
+    /// A connection begins with that header and comes from no proxy, or through one already.
+    ProxyHeaderNotAllowed = "421 4.3.2 Service not available", None, Close, Some("proxy_not_allowed");
     /// OutOfResources (E8), at connect.
     OutOfResources = "452 4.3.1 Insufficient system resources", None, Close, Some("resources");
     /// IPAddressNotAllowed by a static block range (E13); `{ip}` stands for the client's address.

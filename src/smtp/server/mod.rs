@@ -32,6 +32,7 @@ use super::command::{self, Verb};
 use super::envelope::Envelope;
 use super::header::{MissingFields, TlsParameters, Trace};
 use super::line::{self, Discard, Line};
+use super::proxy::{self, Beginning};
 use super::reply::{self, Reply, Weight};
 use super::sasl::Mechanisms;
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, REPLIES_FIRST_OCTETS, REPLIES_MAX_OCTETS, SASL_LINE_MAX_OCTETS};
@@ -139,6 +140,8 @@ struct Complete {
 /// What the input is, outside DATA.
 #[derive(Debug)]
 enum Input {
+    /// Nothing has come yet.
+    First,
     Lines,
     /// The rest of an overlong line.
     Overlong(Discard),
@@ -222,7 +225,7 @@ impl Session {
             number: 0,
             hello: None,
             state: State::Idle,
-            input: Input::Lines,
+            input: Input::First,
             spare: Envelope::default(),
             replies: Vec::with_capacity(REPLIES_FIRST_OCTETS),
             last: None,
@@ -422,6 +425,23 @@ impl Session {
                 (consumed, self.handle_chunk_piece(&input[..consumed], refused))
             }
             Input::Lines => self.handle_line(input),
+            Input::First => self.handle_first(input),
+        }
+    }
+
+    /// The first octets: not to be commands are those by which who is no proxy says whom it brings.
+    /// Those that could become such a header wait for what follows.
+    fn handle_first<'b>(&mut self, input: &'b [u8]) -> (usize, Option<Step<'b>>) {
+        match proxy::beginning(input) {
+            Beginning::Other => {
+                self.input = Input::Lines;
+                self.handle_line(input)
+            }
+            Beginning::Unclear => (0, Some(Step::NeedMore)),
+            Beginning::Line | Beginning::Binary => {
+                self.reply(Reply::ProxyHeaderNotAllowed);
+                (input.len(), None)
+            }
         }
     }
 
