@@ -491,16 +491,18 @@ fn the_policy() {
                     refused += 1;
                     continue;
                 }
-                match sources.try_connect(client, 100, u32::from(now_ms % 2 == 0)) {
+                assert_eq!(sources.try_enter(100), Ok(()));
+                match sources.try_connect(client, u32::from(now_ms % 2 == 0)) {
                     Err(refusal) => refusal.write(&mut reply, client),
                     Ok(source) => {
                         let _ = sources.try_count_message(source, now_ms, 10);
                         sources.mark(source, now_ms);
                         assert!(sources.take_mark(source, now_ms));
-                        assert_eq!(sources.try_connect(client, 1, 1), Err(Reply::TooManyConnections));
+                        assert_eq!(sources.try_enter(1), Err(Reply::TooManyConnections));
                         sources.disconnect(source);
                     }
                 }
+                sources.leave();
             }
             for domain in [&b"example.org"[..], b"EXAMPLE.ORG", b"a.b.example.net", b"[192.0.2.1]", b"foreign.example"]
             {

@@ -35,7 +35,7 @@ pub struct Door<'a> {
 
 impl Door<'_> {
     /// The reply that a client is refused with by its address or for want of resources, if it is.
-    /// What is counted comes after these: [`Sources::try_connect`].
+    /// What is counted comes after these: [`Sources::try_enter`], then [`Sources::try_connect`].
     ///
     //= [MS-OXSMTP] 3.2.7 IPAddressNotAllowed, BindingNotConfigured, OutOfResources: in this order.
     #[must_use]
@@ -83,25 +83,35 @@ impl Sources {
         }
     }
 
-    /// Counts a connection, or says with which reply to refuse it. A place is owed one
-    /// [`Self::disconnect`].
+    /// Counts a connection in the total, or says with which reply to refuse it. A place there is owed one
+    /// [`Self::leave`].
     ///
-    //= [MS-OXSMTP] 3.2.7 ConnectionCountExceeded, ConnectionCountPerSource: in this order.
-    pub fn try_connect(&self, client: IpAddr, total_max: u32, per_source_max: u32) -> Result<Source, Reply> {
-        if !self.connections.try_acquire(total_max) {
-            return Err(Reply::TooManyConnections);
-        }
-        let source = self.hasher.source(client);
-        if !self.per_source.try_acquire(source.slot, per_source_max) {
-            self.connections.release();
-            return Err(Reply::TooManyConnectionsFromSource);
-        }
-        Ok(source)
+    //= [MS-OXSMTP] 3.2.7 ConnectionCountExceeded: before ConnectionCountPerSource.
+    pub fn try_enter(&self, total_max: u32) -> Result<(), Reply> {
+        if self.connections.try_acquire(total_max) { Ok(()) } else { Err(Reply::TooManyConnections) }
     }
 
-    /// A connection that was counted has ended.
+    /// Counts a connection that has a place in the total at its source too, or says with which reply to
+    /// refuse it. A source is owed one [`Self::disconnect`], before its connection leaves the total.
+    /// The two are counted apart because a proxy tells only later where its connection comes from.
+    ///
+    //= [MS-OXSMTP] 3.2.7 ConnectionCountPerSource
+    pub fn try_connect(&self, client: IpAddr, per_source_max: u32) -> Result<Source, Reply> {
+        let source = self.hasher.source(client);
+        if self.per_source.try_acquire(source.slot, per_source_max) {
+            Ok(source)
+        } else {
+            Err(Reply::TooManyConnectionsFromSource)
+        }
+    }
+
+    /// A connection of this source has ended.
     pub fn disconnect(&self, source: Source) {
         self.per_source.release(source.slot);
+    }
+
+    /// A connection that was counted in the total has ended.
+    pub fn leave(&self) {
         self.connections.release();
     }
 
@@ -164,7 +174,7 @@ mod tests {
     #[test]
     fn a_marked_source_is_late_once() {
         let sources = Sources::new(SlotCount::new(SlotCount::MIN).expect("a count"), 64);
-        let connect = |client: &str| sources.try_connect(client.parse().expect("an address"), 0, 0).expect("a place");
+        let connect = |client: &str| sources.try_connect(client.parse().expect("an address"), 0).expect("a place");
         let (marked, other) = (connect("2001:db8::1"), connect("2001:db8:0:1::1"));
         sources.mark(marked, 1000);
         sources.disconnect(marked);
@@ -172,6 +182,31 @@ mod tests {
         let returned = connect("2001:db8::2");
         assert!(sources.take_mark(returned, 1001), "of the same network");
         assert!(!sources.take_mark(returned, 1001));
+    }
+
+    #[test]
+    fn the_total_and_the_sources_are_counted_apart() {
+        let sources = Sources::new(SlotCount::new(SlotCount::MIN).expect("a count"), 64);
+        let connect = |client: &str| sources.try_connect(client.parse().expect("an address"), 1);
+        // Four are in, three of which are known, two of one source: one of those is refused and leaves.
+        (0..4).for_each(|_| sources.try_enter(4).expect("a place"));
+        assert_eq!(sources.try_enter(4), Err(Reply::TooManyConnections));
+        let (one, other) = (connect("192.0.2.1").expect("a place"), connect("2001:db8::1").expect("a place"));
+        assert_eq!(connect("::ffff:192.0.2.1"), Err(Reply::TooManyConnectionsFromSource));
+        assert_eq!(sources.connections(), 4, "a refusal gives up no place but its own, when it leaves");
+        sources.leave();
+        sources.try_enter(4).expect("its place");
+        // A place that is given up before its source is known gives up no source.
+        sources.leave();
+        assert_eq!(connect("192.0.2.1"), Err(Reply::TooManyConnectionsFromSource));
+        sources.disconnect(one);
+        assert_eq!(connect("192.0.2.1"), Ok(one));
+        for source in [one, other] {
+            sources.disconnect(source);
+            sources.leave();
+        }
+        sources.leave();
+        assert_eq!(sources.connections(), 0);
     }
 
     #[test]

@@ -262,6 +262,19 @@ impl Shared {
         config: &Config,
         now: Instant,
     ) -> Result<Permit, Reply> {
+        self.check(client, rules, config, now)?;
+        self.take_place(config)?.connect(client, config)
+    }
+
+    /// Gives a connection a place in the total, whoever is behind it, or says with which reply to
+    /// refuse it. [`Place::admit`] is next.
+    pub fn take_place(self: &Arc<Self>, config: &Config) -> Result<Place, Reply> {
+        self.sources.try_enter(config.limits.connections_max)?;
+        Ok(Place { shared: self.clone() })
+    }
+
+    /// The checks in which nothing is counted.
+    fn check(&self, client: IpAddr, rules: &BindingRules, config: &Config, now: Instant) -> Result<(), Reply> {
         let door = Door {
             rules,
             blocked: &config.blocked,
@@ -269,12 +282,7 @@ impl Shared {
             resources_short: self.resources_short(),
             now_ms: self.ms(now),
         };
-        if let Some(reply) = door.refusal(client) {
-            return Err(reply);
-        }
-        let limits = &config.limits;
-        let source = self.sources.try_connect(client, limits.connections_max, limits.connections_per_source_max)?;
-        Ok(Permit { shared: self.clone(), source })
+        door.refusal(client).map_or(Ok(()), Err)
     }
 
     /// The dynamic block list.
@@ -338,54 +346,84 @@ impl Shared {
     }
 }
 
+/// A connection's place in the total, until it drops.
+#[derive(Debug)]
+pub struct Place {
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    /// Admits the connection to a binding, now that its client is known, or says with which reply to
+    /// refuse it.
+    pub fn admit(self, client: IpAddr, rules: &BindingRules, config: &Config, now: Instant) -> Result<Permit, Reply> {
+        self.shared.check(client, rules, config, now)?;
+        self.connect(client, config)
+    }
+
+    fn connect(self, client: IpAddr, config: &Config) -> Result<Permit, Reply> {
+        let source = self.shared.sources.try_connect(client, config.limits.connections_per_source_max)?;
+        Ok(Permit { place: self, source })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.sources.leave();
+    }
+}
+
 /// A connection's place in the counts, until it drops.
 #[derive(Debug)]
 pub struct Permit {
-    shared: Arc<Shared>,
+    place: Place,
     source: Source,
 }
 
 impl Permit {
+    fn shared(&self) -> &Shared {
+        &self.place.shared
+    }
+
     /// Counts one more message from this source, unless its rate is used up (E4).
     pub fn try_count_message(&self, now: Instant, limits: &Limits) -> bool {
-        let now_ms = self.shared.ms(now);
-        self.shared.sources.try_count_message(self.source, now_ms, limits.message_rate_per_minute)
+        let now_ms = self.shared().ms(now);
+        self.shared().sources.try_count_message(self.source, now_ms, limits.message_rate_per_minute)
     }
 
     /// The same for a user of a relay, whatever its address.
     pub fn try_count_message_of_user(&self, name: &str, now: Instant, limits: &Limits) -> bool {
-        let now_ms = self.shared.ms(now);
-        self.shared.sources.try_count_message_of_user(name, now_ms, limits.user_message_rate_per_minute)
+        let now_ms = self.shared().ms(now);
+        self.shared().sources.try_count_message_of_user(name, now_ms, limits.user_message_rate_per_minute)
     }
 
     /// Counts a logon of this source, unless too many have failed in this minute (E7 across
     /// connections). One that does not fail is to be taken back: [`Self::logon_succeeded`].
     pub fn try_count_logon(&self, now: Instant, limits: &Limits) -> bool {
-        self.shared.sources.try_count_logon(self.source, self.shared.ms(now), limits.logon_failures_per_minute)
+        self.shared().sources.try_count_logon(self.source, self.shared().ms(now), limits.logon_failures_per_minute)
     }
 
     /// A logon that was counted did not fail.
     pub fn logon_succeeded(&self, limits: &Limits) {
         if limits.logon_failures_per_minute > 0 {
-            self.shared.sources.logon_succeeded(self.source);
+            self.shared().sources.logon_succeeded(self.source);
         }
     }
 
     /// A command of this source was refused, and the refusal is late: so is its next banner (E17).
     pub fn mark(&self, now: Instant) {
-        self.shared.sources.mark(self.source, self.shared.ms(now));
+        self.shared().sources.mark(self.source, self.shared().ms(now));
     }
 
     /// Whether this connection's banner is to be late.
     #[must_use]
     pub fn take_mark(&self, now: Instant) -> bool {
-        self.shared.sources.take_mark(self.source, self.shared.ms(now))
+        self.shared().sources.take_mark(self.source, self.shared().ms(now))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.sources.disconnect(self.source);
+        self.shared().sources.disconnect(self.source);
     }
 }
 

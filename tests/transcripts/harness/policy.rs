@@ -109,15 +109,17 @@ impl DoorSettings {
         let sources = Sources::new(SlotCount::new(SlotCount::MIN).expect("a count of slots"), 64);
         for (address, count) in &self.open {
             for _ in 0..*count {
-                sources.try_connect(*address, 0, 0).expect("there is no limit yet");
+                sources.try_enter(0).expect("there is no limit yet");
+                sources.try_connect(*address, 0).expect("nor here");
             }
         }
         if let Some(marked) = self.marked {
-            let source = sources.try_connect(marked, 0, 0).expect("there is no limit yet");
+            let source = sources.try_connect(marked, 0).expect("there is no limit yet");
             sources.mark(source, 0);
             sources.disconnect(source);
         }
-        let source = sources.try_connect(client, self.connections_max, self.connections_per_source_max)?;
+        sources.try_enter(self.connections_max)?;
+        let source = sources.try_connect(client, self.connections_per_source_max)?;
         Ok(profile.tarpit.is_some() && sources.take_mark(source, self.now_ms))
     }
 }
