@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use crate::limits::SUBMISSION_PORT;
-use crate::policy::{BindingRules, parse_range};
+use crate::policy::{AddressRanges, BindingRules, RangeError, parse_range};
 use crate::smtp::server::Role;
 use std::net::SocketAddr;
 
@@ -15,6 +15,8 @@ pub struct Binding {
     pub address: SocketAddr,
     /// Its role, and who may connect.
     pub rules: BindingRules,
+    /// The proxies, which begin with a header of the PROXY protocol; `None`: nobody does.
+    pub proxy: Option<AddressRanges>,
     /// TLS there; `None`: STARTTLS if there is a certificate.
     pub tls: Option<Tls>,
     /// AUTH there.
@@ -76,7 +78,8 @@ fn binding(item: &str) -> Result<Binding, ConfigError> {
         .map_err(|_| failed("expected ADDR:PORT, as in 0.0.0.0:25 or [::]:25, before the first comma".to_owned()))?;
     // RFC 6409 section 4.3: who submits must say who it is.
     let auth = if address.port() == SUBMISSION_PORT { Auth::Required } else { Auth::Optional };
-    let mut binding = Binding { address, rules: BindingRules::default(), tls: None, auth, plaintext_auth: false };
+    let rules = BindingRules::default();
+    let mut binding = Binding { address, rules, proxy: None, tls: None, auth, plaintext_auth: false };
     let mut seen = Vec::new();
     for word in words {
         let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
@@ -92,9 +95,8 @@ fn binding(item: &str) -> Result<Binding, ConfigError> {
             ("auth", Some("optional")) => binding.auth = Auth::Optional,
             ("auth", Some("required")) => binding.auth = Auth::Required,
             ("auth", _) => return Err(failed("auth is off, optional or required".to_owned())),
-            ("allow", Some(ranges)) => {
-                let ranges = ranges.split('+').map(parse_range).collect::<Result<_, _>>();
-                binding.rules.allow = Some(ranges.map_err(|error| failed(format!("allow: {error}")))?);
+            ("allow", Some(items)) => {
+                binding.rules.allow = Some(ranges(items).map_err(|error| failed(format!("allow: {error}")))?);
             }
             ("allow", None) => return Err(failed("allow needs ranges, as in allow=10.0.0.0/8+192.0.2.1".to_owned())),
             ("tls", Some("off")) => binding.tls = Some(Tls::Off),
@@ -104,9 +106,10 @@ fn binding(item: &str) -> Result<Binding, ConfigError> {
             ("tls", _) => return Err(failed("tls is off, optional, required or implicit".to_owned())),
             ("plaintext-auth", None) => binding.plaintext_auth = true,
             ("plaintext-auth", Some(_)) => return Err(failed("plaintext-auth has no value".to_owned())),
-            ("proxy", _) => {
-                return Err(failed(format!("{word} is not supported by this version; leave it out")));
+            ("proxy", Some(items)) => {
+                binding.proxy = Some(ranges(items).map_err(|error| failed(format!("proxy: {error}")))?);
             }
+            ("proxy", None) => return Err(failed("proxy needs ranges, as in proxy=10.0.0.1+10.0.0.2".to_owned())),
             _ => {
                 let known = "role=, auth=, tls=, plaintext-auth, allow=, proxy=";
                 return Err(failed(format!("{word:?} is no attribute of a binding; there are {known}")));
@@ -114,6 +117,11 @@ fn binding(item: &str) -> Result<Binding, ConfigError> {
         }
     }
     Ok(binding)
+}
+
+/// Ranges with `+` between them.
+fn ranges(items: &str) -> Result<AddressRanges, RangeError> {
+    items.split('+').map(parse_range).collect()
 }
 
 #[cfg(test)]
@@ -151,6 +159,15 @@ mod tests {
         ] {
             assert_eq!(allow.contains(client.parse().expect("an address")), allowed, "{client}");
         }
+        assert_eq!(plain.proxy, None);
+        let proxied = one("[::]:25,proxy=10.0.0.1+2001:db8::/64,allow=192.0.2.0/24");
+        let proxies = proxied.proxy.expect("ranges");
+        for (peer, is_proxy) in
+            [("10.0.0.1", true), ("::ffff:10.0.0.1", true), ("2001:db8::7", true), ("10.0.0.2", false)]
+        {
+            assert_eq!(proxies.contains(peer.parse().expect("an address")), is_proxy, "{peer}");
+        }
+        assert!(!proxied.rules.allow.expect("ranges").contains([10, 0, 0, 1].into()));
     }
 
     #[test]
@@ -177,7 +194,10 @@ mod tests {
             ("127.0.0.1:25,tls=on", "implicit"),
             ("127.0.0.1:25,tls", "implicit"),
             ("127.0.0.1:25,plaintext-auth=yes", "no value"),
-            ("127.0.0.1:25,proxy=10.0.0.0/8", "proxy=10.0.0.0/8"),
+            ("127.0.0.1:25,proxy", "proxy needs"),
+            ("127.0.0.1:25,proxy=", "proxy: "),
+            ("127.0.0.1:25,proxy=10.0.0.0/33", "10.0.0.0/33"),
+            ("127.0.0.1:25,proxy=10.0.0.1,proxy=10.0.0.2", "twice"),
             ("127.0.0.1:25,", "no attribute"),
             ("127.0.0.1:25, role=relay", "no attribute"),
         ] {

@@ -226,7 +226,7 @@ pub struct ServeOptions {
     /// A file of these options in TOML: their long names, as in `max-connections = 100`. A flag counts more than a variable, a variable more than the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address and port to accept SMTP on, IPv4 or IPv6 in brackets (`[::]:PORT` takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), tls=off|optional|required|implicit (optional if there is a certificate: STARTTLS; implicit: TLS from the first octet), auth=off|optional|required (required on port 587, else optional if there are users), plaintext-auth (passwords without TLS), allow=CIDR+CIDR.. (only these clients).
+    /// Address and port to accept SMTP on, IPv4 or IPv6 in brackets (`[::]:PORT` takes both), or `none`; repeatable. Attributes: role=gateway|relay (timers, rates, block lists), tls=off|optional|required|implicit (optional if there is a certificate: STARTTLS; implicit: TLS from the first octet), auth=off|optional|required (required on port 587, else optional if there are users), plaintext-auth (passwords without TLS), allow=CIDR+CIDR.. (only these clients), proxy=CIDR+CIDR.. (these are proxies: they must begin with a header of the PROXY protocol, version 1 or 2).
     #[arg(long, value_name = "ADDR:PORT[,ATTRIBUTE..]|none", default_value = "127.0.0.1:2525")]
     pub listen: Vec<String>,
     /// This server's fully qualified domain name, for the banner and Received fields. [default: the machine's]

@@ -43,6 +43,10 @@ labelled! {
     NextHopTransactions, NEXT_HOP_TRANSACTIONS, "connection": new, reused
 }
 labelled! {
+    /// [`PROXY_HEADERS`] by result.
+    ProxyHeaders, PROXY_HEADERS, "result": accepted, local, malformed, timeout, closed, not_allowed
+}
+labelled! {
     /// [`TLS_HANDSHAKES`] by result.
     TlsHandshakes, TLS_HANDSHAKES, "result": completed, failed
 }
@@ -202,6 +206,7 @@ pub struct ShardMetrics {
     pub tarpit_waits: TarpitWaits,
     pub tarpit_skips: TarpitSkips,
     pub tarpitted: Gauge,
+    pub proxy_headers: ProxyHeaders,
     pub tls_handshake_seconds: Histogram,
     pub append_seconds: Histogram,
     pub commit_seconds: Histogram,
@@ -262,6 +267,7 @@ impl ShardMetrics {
             tarpit_waits: TarpitWaits::new(),
             tarpit_skips: TarpitSkips::new(),
             tarpitted: metrics::gauge!(TARPITTED),
+            proxy_headers: ProxyHeaders::new(),
             tls_handshake_seconds: metrics::histogram!(TLS_HANDSHAKE_SECONDS),
             append_seconds: metrics::histogram!(APPEND_SECONDS),
             commit_seconds: metrics::histogram!(COMMIT_SECONDS),
@@ -369,6 +375,9 @@ impl ShardMetrics {
     pub fn count_refusal(&self, reply: Reply, octets: Option<u64>) {
         self.refusals.count(reply, 1);
         self.limit_hits.count(reply, 1);
+        if reply == Reply::ProxyHeaderNotAllowed {
+            self.proxy_headers.not_allowed.increment(1);
+        }
         if let Some(octets) = octets {
             self.messages_refused.count(reply, 1);
             self.message_bytes_refused.count(reply, octets);

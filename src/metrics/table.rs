@@ -110,7 +110,7 @@ metrics_table! {
     TARPIT_WAITS = "gatepost_tarpit_waits_total", (counter), Count, ["what"], "Times something was held back by --tarpit, by what: replies (of one input), banner, connection (a refusal in place of the banner).";
     TARPIT_SKIPS = "gatepost_tarpit_skips_total", (counter), Count, ["reason"], "Times something that is due late was not held back, by reason: crowded (too many connections wait already), drain.";
     TARPITTED = "gatepost_tarpitted_sessions", (gauge), Count, [], "Sessions whose replies are held back now.";
-    PROXY_HEADERS = "gatepost_proxy_headers_total", (counter), Count, ["result"], "PROXY headers, by result: accepted, local (the proxy speaks for itself), malformed, timeout, closed (the proxy went without a word), not_allowed.";
+    PROXY_HEADERS = "gatepost_proxy_headers_total", (counter), Count, ["result"], "Headers of the PROXY protocol, by result: accepted, local (without an address: the proxy's own counts), malformed, timeout, closed (the proxy went without a word: a health check), not_allowed (from no proxy, or behind another header).";
 
     // TLS and AUTH.
     TLS_HANDSHAKES = "gatepost_tls_handshakes_total", (counter), Count, ["result"], "TLS handshakes of inbound connections, by result: completed or failed.";

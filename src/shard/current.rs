@@ -7,7 +7,7 @@
 
 use super::shared::Edition;
 use crate::config::{self, Config, Tls};
-use crate::policy::BindingRules;
+use crate::policy::{AddressRanges, BindingRules};
 use crate::smtp::server::Profile;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -29,6 +29,8 @@ pub struct Binding {
     pub address: SocketAddr,
     /// Who may connect.
     pub rules: BindingRules,
+    /// Who brings connections of others.
+    pub proxies: Option<AddressRanges>,
     /// What their sessions are told.
     pub profile: Rc<Profile>,
     /// TLS comes first, the banner under it.
@@ -65,6 +67,7 @@ impl Binding {
         Binding {
             address,
             rules: binding.rules.clone(),
+            proxies: binding.proxy.clone(),
             profile: Rc::new(config.profile(binding)),
             implicit_tls: binding.tls == Some(Tls::Implicit),
             config: config.clone(),

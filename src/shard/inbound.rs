@@ -54,10 +54,22 @@ enum Ending {
     Tls,
 }
 
+/// Who is at the other end.
+pub struct Peer {
+    /// Whose connection it is.
+    pub client: IpAddr,
+    /// The proxy that brings it.
+    pub proxy: Option<IpAddr>,
+    /// When the TCP connection was established (D1).
+    pub connected_at: Instant,
+}
+
 struct Inbound {
     context: Rc<Context>,
     binding: Rc<Binding>,
     client: IpAddr,
+    #[allow(dead_code, reason = "kept for what is recorded of the session")]
+    proxy: Option<IpAddr>,
     /// Who the client has proved to be.
     user: Option<Arc<User>>,
     /// Given back just before the last reply leaves, and before the socket closes (it stands before the
@@ -84,11 +96,13 @@ pub fn serve(
     context: Rc<Context>,
     binding: Rc<Binding>,
     connection: Connection,
-    client: IpAddr,
+    peer: Peer,
     permit: Permit,
 ) -> impl Future<Output = ()> {
     let now = context.net.now();
-    let mut session = Session::new(binding.profile.clone(), client, now);
+    let mut session = Session::new(binding.profile.clone(), peer.client, peer.connected_at);
+    // A proxy's header was input (D2).
+    session.handle_input(now);
     session.observe(context.next_session_number(), context.observer.clone());
     if let Some(users) = context.shared.users() {
         session.offer_mechanisms(logon::mechanisms(&users));
@@ -101,7 +115,8 @@ pub fn serve(
         context,
         binding,
         stream: Stream::new(connection),
-        client,
+        client: peer.client,
+        proxy: peer.proxy,
         user: None,
         permit: Some(permit),
         session,

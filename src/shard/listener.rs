@@ -2,9 +2,10 @@
 
 use super::Context;
 use super::current::Binding;
-use super::inbound;
+use super::inbound::{self, Peer};
 use super::net::{Accepted, Connection, Listener, Ready};
-use super::shared::Stage;
+use super::proxied;
+use super::shared::{Permit, Stage};
 use super::stream::Stream;
 use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, LATE_REFUSALS_MAX, REFUSED_HANDSHAKE_MS};
 use crate::smtp::reply::Reply;
@@ -57,17 +58,30 @@ async fn accept_batch(context: &Rc<Context>, number: usize, listener: &Listener)
 }
 
 fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, client: IpAddr) {
-    let permit = match context.shared.admit(client, &binding.rules, &binding.config, context.net.now()) {
-        Ok(permit) => permit,
-        Err(reply) => return refuse(context, binding, connection, client, reply),
-    };
+    if binding.proxies.as_ref().is_some_and(|proxies| proxies.contains(client)) {
+        return proxied::admit(context, binding, connection, client);
+    }
+    let now = context.net.now();
+    match context.shared.admit(client, &binding.rules, &binding.config, now) {
+        Ok(permit) => begin(context, binding, connection, Peer { client, proxy: None, connected_at: now }, permit),
+        Err(reply) => refuse(context, binding, connection, client, reply),
+    }
+}
+
+/// Begins the session of a connection that was admitted.
+pub fn begin(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, peer: Peer, permit: Permit) {
     context.metrics.connections_accepted.increment(1);
+    let binding = binding.clone();
+    spawn(context, |context| inbound::serve(context, binding, connection, peer, permit));
+}
+
+/// Spawns the task of a connection, which a drain waits for.
+pub fn spawn<T: Future<Output = ()>>(context: &Rc<Context>, serve: impl FnOnce(Rc<Context>) -> T + 'static) {
     context.session_began();
-    let (context, binding) = (context.clone(), binding.clone());
+    let context = context.clone();
     context.net.clone().spawn(async move {
         // A defect in one session must not take the shard, with thousands of others, down.
-        let served =
-            AssertUnwindSafe(inbound::serve(context.clone(), binding, connection, client, permit)).catch_unwind().await;
+        let served = AssertUnwindSafe(serve(context.clone())).catch_unwind().await;
         if served.is_err() {
             context.metrics.session_panics.increment(1);
         }
@@ -78,7 +92,7 @@ fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, c
 /// Refuses a connection, at once or after the tarpit's interval; under TLS where that comes first.
 ///
 //= [MS-OXSMTP] 4.0 3.2.7 Tarpit: IPAddressNotAllowed is answered late.
-fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, client: IpAddr, reply: Reply) {
+pub fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, client: IpAddr, reply: Reply) {
     context.metrics.count_refused_connection(reply);
     let is_late = matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime)
         && binding.config.revision() == Revision::V4;
@@ -145,7 +159,7 @@ async fn refuse_late(
 }
 
 /// Answers in place of the banner. The socket is new: the reply fits into its buffer.
-fn answer(mut stream: Stream, client: IpAddr, reply: Reply) {
+pub fn answer(mut stream: Stream, client: IpAddr, reply: Reply) {
     let mut line = Vec::with_capacity(256);
     reply.write(&mut line, client);
     // A peer that is gone already needs no reply.

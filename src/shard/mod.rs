@@ -14,6 +14,7 @@ mod message;
 mod net;
 mod observer;
 mod outbound;
+mod proxied;
 mod shared;
 pub mod storage;
 mod stream;

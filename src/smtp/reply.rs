@@ -271,6 +271,7 @@ impl Reply {
                 | Reply::TooManyConnections
                 | Reply::TooManyConnectionsFromSource
                 | Reply::ConnectionDropped
+                | Reply::ProxyHeaderMissing
                 | Reply::ShuttingDown
         )
     }

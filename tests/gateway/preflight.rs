@@ -147,7 +147,7 @@ fn flags_and_values() {
         (&["--listen=25"], 78, &["--listen", "\"25\"", "ADDR:PORT"]),
         (&["--listen=localhost:25"], 78, &["--listen", "localhost:25", "ADDR:PORT"]),
         (&["--listen=127.0.0.1:1,tls=required"], 78, &["--listen", "tls=required", "give --tls-cert and --tls-key"]),
-        (&["--listen=127.0.0.1:1,proxy=10.0.0.1"], 78, &["--listen", "proxy=10.0.0.1", "leave it out"]),
+        (&["--listen=127.0.0.1:1,proxy=10.0.0.1/33"], 78, &["--listen", "proxy", "10.0.0.1/33"]),
         (&["--listen=none", "--listen=127.0.0.1:0"], 78, &["--listen", "alone"]),
         (&["--listen=127.0.0.1:2", "--listen=127.0.0.1:2"], 78, &["--listen", "twice"]),
         (&["--default-domain=a..b"], 78, &["--default-domain", "a..b", "mail.example.org"]),

@@ -279,13 +279,23 @@ impl Connection {
     /// that is reckoned from the input must not be early by the peer's own clock, and in a long
     /// turn much may arrive after its beginning.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let octets = self.receive(buffer, RecvFlags::empty())?;
+        if octets.is_some_and(|octets| octets < buffer.len()) {
+            self.0.with_slot(|slot| slot.readable = slot.hung_up);
+        }
+        Ok(octets)
+    }
+
+    /// The same, and leaves it there: the next read finds it at once.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.receive(buffer, RecvFlags::PEEK)
+    }
+
+    fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<Option<usize>> {
         loop {
-            match recv(self.0.fd(), &mut *buffer, RecvFlags::empty()) {
+            match recv(self.0.fd(), &mut *buffer, flags) {
                 Ok((octets, _)) => {
                     self.0.net.refresh_now();
-                    if octets < buffer.len() {
-                        self.0.with_slot(|slot| slot.readable = slot.hung_up);
-                    }
                     return Ok(Some(octets));
                 }
                 Err(Errno::INTR) => {}
