@@ -24,7 +24,9 @@ impl Bell {
     pub(super) fn ring(&self) {
         fence(Ordering::SeqCst);
         // Of many who ring, one wakes it.
-        if self.is_waiting.load(Ordering::Relaxed) && self.is_waiting.swap(false, Ordering::Relaxed) {
+        if self.is_waiting.load(Ordering::Relaxed)
+            && self.is_waiting.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.thread.unpark();
         }
     }
@@ -41,6 +43,7 @@ impl Bell {
         if is_idle() {
             park();
         }
-        self.is_waiting.store(false, Ordering::Relaxed);
+        // A store would do; an exchange lets loom see that what woke it came before.
+        self.is_waiting.swap(false, Ordering::Relaxed);
     }
 }

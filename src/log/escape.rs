@@ -187,9 +187,10 @@ mod tests {
         for (value, cut) in [
             ("abcdef", "abcdef"),
             ("abcdefg", "abcdef..."),
-            ("abcdeé", "\"abcde...\""),
-            ("abcd日本", "\"abcd...\""),
-            ("abc😀x", "\"abc...\""),
+            ("abcdeé", "abcde..."),
+            ("abcd日本", "abcd..."),
+            ("abc😀x", "abc..."),
+            ("éé日本", "\"éé...\""),
             ("ab c 123", "\"ab c 1...\""),
         ] {
             let mut out = Vec::new();

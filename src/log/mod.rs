@@ -26,6 +26,8 @@ mod output;
 mod running;
 mod sender;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use running::{flush, install, is_to_file, reopen};
@@ -142,10 +144,19 @@ impl Log {
             Some(path) => Output::file(path).map_err(|error| StartError::File(path.clone(), error))?,
             None => Output::stdout().map_err(StartError::Os)?,
         };
+        Self::with_output(settings, output, senders, lost).map_err(StartError::Os)
+    }
+
+    fn with_output(
+        settings: &Settings,
+        output: Output,
+        senders: usize,
+        lost: Counter,
+    ) -> io::Result<(Log, Vec<Sender>)> {
         let (start, started) = mpsc::sync_channel::<Writer>(1);
         // The bell needs the thread, and the thread the bell.
         let run = move || started.recv().map(Writer::run).unwrap_or_default();
-        let thread = thread::Builder::new().name("log".to_owned()).spawn(run).map_err(StartError::Os)?;
+        let thread = thread::Builder::new().name("log".to_owned()).spawn(run)?;
         let bell = Arc::new(Bell::new(thread.thread().clone()));
         let losses = Losses { total: lost, unreported: Arc::default() };
         let shared = Arc::new(Shared {

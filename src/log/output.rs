@@ -29,7 +29,12 @@ struct Named {
 impl Output {
     /// Standard output.
     pub(super) fn stdout() -> io::Result<Self> {
-        Ok(Output { file: File::from(io::stdout().as_fd().try_clone_to_owned()?), named: None })
+        Ok(Self::of(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
+    }
+
+    /// What is open, and stays so.
+    pub(super) fn of(file: File) -> Self {
+        Output { file, named: None }
     }
 
     /// A file, made where there is none; lines are appended.
