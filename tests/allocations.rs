@@ -13,11 +13,13 @@
 //!   gives them back at its end: a few allocations per large message, never one per recipient.
 //! - **A logon**: what it takes, for each mechanism, is in [`LOGONS`]. It comes once in a session, and
 //!   its number is bounded by those that may fail (E7).
+//! - **A record of the log: 0**, in text and JSON, once the sender's buffers have grown.
 //! - **Content: 0**, in DATA and in chunks. What is kept of it, is kept by the driver.
 //!
 //! Allocations are counted per thread, so tests may run side by side.
 
 use gatepost::limits::COMMAND_LINE_MAX_OCTETS;
+use gatepost::log::{Event, Field, Format, Level, Log, Settings};
 use gatepost::policy::{
     AcceptedDomains, AddressRanges, BindingRules, Door, DynamicBlocks, SlotCount, Sources, parse_range, recipient,
 };
@@ -526,4 +528,23 @@ fn every_reply() {
     });
     assert_eq!(count, 0);
     assert!(out.len() > 2 * 20 * Reply::ALL.len());
+}
+
+#[test]
+fn a_record_of_the_log_allocates_nothing() {
+    for format in [Format::Text, Format::Json] {
+        let settings = Settings { format, level: Level::Info, file: Some("/dev/null".into()) };
+        let (_, senders) = Log::start(&settings, 1, metrics::Counter::noop()).expect("a log");
+        let write = |octets: &[u8]| {
+            let mut record = senders[0].record(Event::Refused, std::time::SystemTime::now()).expect("written");
+            record.display(Field::Client, &IpAddr::from([192, 0, 2, 1])).text(Field::Helo, octets);
+            record.display(Field::Reply, &octets.escape_ascii()).number(Field::Nrcpt, 3);
+            record.seconds(Field::Duration, Duration::from_millis(1));
+        };
+        let longest = [0xff; 1000];
+        write(&longest);
+        // Of a second that begins, the date is made.
+        let least = (0..3).map(|_| allocations(|| (0..100).for_each(|_| write(&longest)))).min();
+        assert_eq!(least, Some(0));
+    }
 }
