@@ -11,13 +11,13 @@
 //! | [`users`] | who may log in, pure: the users file, its hashes, what a user may do | `smtp` (addresses), `policy` (domains, addresses), `limits` |
 //! | [`queue`] | the durable queue, pure: records and outcomes, group commit, recovery, the schedule | `smtp`, `limits` |
 //! | [`delivery`] | delivery, pure: routes, what is known of next hops, backoff | `queue`, `smtp`, `policy` (map by domain, atomics), `limits` |
-//! | [`config`] | options, validated once | `smtp`, `policy`, `users`, `delivery`, `log` (settings), `limits` |
-//! | [`metrics`] | names, help texts, handles | `smtp` |
+//! | [`config`] | options of flags, environment and file, validated once | `smtp`, `policy`, `users`, `delivery`, `log` (settings), `limits` |
+//! | [`metrics`] | the table of metrics, handles to them | `smtp`, `queue` (figures) |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
+//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`log`] | records of what happens, in text or JSON: tables of events and fields, a sender for each shard, the thread that writes | `limits`, `stderr` |
 //! | [`stderr`], [`stdout`] | lines for operators | `log` |
-//! | [`cmd`] | the other subcommands | `queue`, `users`, the spool's directories, `control`'s exit codes, admin socket and users file |
+//! | [`cmd`] | the other subcommands | `queue`, `users`, `config`, the spool's directories, `control`'s exit codes, admin socket, users file and `check` |
 //!
 //! # The flow of a message
 //!
@@ -50,7 +50,7 @@
 //! |---|---|
 //! | a reply's text, or whether it ends the session | `smtp::reply`, the table |
 //! | what a verb does, the order of checks | `smtp::server`, `verbs` |
-//! | a limit or default | [`limits`]; its option in `config::options` |
+//! | a limit or default | [`limits`]; its option in `config::options`, which makes it a key of files and a variable too |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
 //! | what is said in AUTH | `smtp::sasl`, the mechanisms; `smtp::server`, `auth` |
 //! | who is let in by AUTH | `shard::logon`, and `users` |

@@ -49,6 +49,7 @@ fn main() -> process::ExitCode {
     };
     let result = match cli.command {
         Command::Serve(_) => serve(&sources()),
+        Command::Check(_) => cmd::check::run(&sources(), &mut BufWriter::new(io::stdout().lock())),
         Command::Block(command) => cmd::block::run(command, &mut BufWriter::new(io::stdout().lock())),
         #[cfg(feature = "fault-injection")]
         Command::Fault(command) => cmd::fault::run(command, &mut BufWriter::new(io::stdout().lock())),
@@ -69,7 +70,7 @@ fn main() -> process::ExitCode {
     code
 }
 
-/// Where the options of `serve` come from.
+/// Where the options of `serve` and `check` come from.
 fn sources() -> Sources {
     Sources {
         // Behind the program's name and the subcommand's.
@@ -86,7 +87,7 @@ fn serve(sources: &Sources) -> Result<(), Failure> {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let loaded = config::load(sources).map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?;
     let config = Arc::new(loaded.config);
-    let cores = cores();
+    let cores = preflight::cores();
     let shards = config.shards.unwrap_or(cores.len());
     let recorder = install_recorder()?;
     let (log, senders) = Log::start(&config.log, shards, ::metrics::counter!(metrics::LOG_RECORDS_LOST))?;
@@ -184,12 +185,6 @@ fn serve(sources: &Sources) -> Result<(), Failure> {
     })?;
     stdout::say(format_args!("drained"));
     Ok(())
-}
-
-/// The cores this process may run on.
-fn cores() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
 }
 
 fn os_failure(error: &io::Error) -> Failure {

@@ -1,6 +1,6 @@
 //! Configuration: what the operator wrote, validated once into [`Config`].
 //!
-//! Lives here: the table of options ([`options`]) and their relations. May use `limits`, `policy`,
+//! Lives here: the table of options ([`options`]), where they come from ([`load`]: flags, environment, file), and their relations. May use `limits`, `policy`,
 //! `delivery`'s routes and the session's parameters. On failure: [`ConfigError`] names the option, what is wrong with
 //! it and what to write instead; nothing starts.
 
@@ -168,6 +168,13 @@ impl Config {
             let message = format!("{own} is this gateway itself: its mail would go round in circles");
             return Err(ConfigError::new("--next-hop", message));
         }
+        let metrics_listen = options.metrics_listen.0;
+        if let Some(address) = metrics_listen.filter(|address| address.port() != 0)
+            && bindings.iter().any(|binding| binding.address == address)
+        {
+            let message = format!("{address} is an address of --listen too; choose another port");
+            return Err(ConfigError::new("--metrics-listen", message));
+        }
         let relay_from = options.relay_from.iter().map(|item| parse_range(item)).collect::<Result<_, _>>();
         Ok(Config {
             bindings,
@@ -193,7 +200,7 @@ impl Config {
             },
             delivery,
             drain_timeout: options.drain_timeout,
-            metrics_listen: options.metrics_listen.0,
+            metrics_listen,
             admin_socket: admin_socket(&options),
             users: options.users.clone(),
             certificates,
@@ -533,6 +540,7 @@ mod tests {
             (&["--shards=0"], "--shards", "1 to"),
             (&["--max-message-size=10XB"], "--max-message-size", "XB"),
             (&["--metrics-listen=x"], "--metrics-listen", "ADDR:PORT"),
+            (&["--metrics-listen=127.0.0.1:2525"], "--metrics-listen", "--listen too"),
         ] {
             let error = config(arguments).expect_err(arguments[0]);
             assert!(error.contains(option) && error.contains(detail), "{arguments:?}: {error}");

@@ -28,6 +28,10 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway in the foreground until SIGTERM or SIGINT.
     Serve(Box<ServeOptions>),
+    /// Check a configuration and what it needs, and change nothing; also beside a running gateway.
+    ///
+    /// Takes what serve takes, and opens what serve would open: files, certificates, spool, ports, limits of the system. Whatever would keep serve from starting is told on standard error, each with its remedy, and the exit code is the one that serve would end with. Standard output has the effective configuration as a file for --config, each line with its origin. Run it as the user that the gateway runs as.
+    Check(Box<ServeOptions>),
     /// Look into the queue.
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -218,7 +222,7 @@ pub struct SpoolOption {
     pub spool: PathBuf,
 }
 
-/// `gatepost serve ...`. Every one of them takes a value, and can be given by
+/// `gatepost serve ...`, and `gatepost check ...`. Every one of them takes a value, and can be given by
 /// environment and file too ([`super::table`]).
 #[derive(Debug, Args)]
 #[command(mut_args = super::table::show_variable)]

@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-/// The flags alone, as `serve` has them.
+/// The flags alone, as `serve` and `check` have them.
 static FLAGS: LazyLock<Command> =
     LazyLock::new(|| ServeOptions::augment_args(Command::new("gatepost").no_binary_name(true)));
 
@@ -129,8 +129,14 @@ pub fn fault(spec: &Spec, value: &str) -> Option<String> {
     Some(match error.source() {
         Some(reason) => format!("{value:?}: {reason}"),
         None if value.is_empty() => "it has no value; leave it out, or write one".to_owned(),
-        None => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+        None => first_paragraph(&error.to_string()),
     })
+}
+
+/// What clap says before it points to the help, in one line.
+fn first_paragraph(error: &str) -> String {
+    let lines: Vec<&str> = error.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// What to say of an option that is not known; `shown` is how one that is known is written where it was given.

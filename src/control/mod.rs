@@ -6,6 +6,7 @@
 //! ends alone; a signal handler that cannot be installed ends the process before it serves.
 
 pub mod admin;
+pub mod check;
 mod endpoint;
 pub mod logons;
 mod memory;

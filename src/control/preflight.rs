@@ -95,6 +95,12 @@ impl From<SpoolError> for Failure {
     }
 }
 
+/// The cores this process may run on.
+pub fn cores() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
 /// Whether this process may use io_uring. glommio panics where it may not.
 pub fn check_io_uring() -> Result<(), Failure> {
     // The kernel's struct io_uring_params: 120 octets, all zero asks for the defaults.
@@ -179,22 +185,41 @@ pub struct Sockets {
 
 /// Opens the listening sockets of all bindings.
 pub fn bind(bindings: &[Binding], shards: usize) -> Result<Vec<Sockets>, Failure> {
-    let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
-    bind_all(&addresses, shards)
+    bind_all(&addresses(bindings), shards)
+}
+
+fn addresses(bindings: &[Binding]) -> Vec<SocketAddr> {
+    bindings.iter().map(|binding| binding.address).collect()
+}
+
+/// Whether an IPv6 address leaves IPv4 to another binding on the same port.
+fn is_ipv6_only(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
+    // Two that ask for any port get different ones.
+    address.port() != 0 && addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port())
+}
+
+/// What keeps these ports from being opened, but a gateway of this user that runs: its sockets are shared
+/// as these are, for the moment that they exist. Nobody can connect to them.
+pub fn check_ports(bindings: &[Binding], metrics: Option<SocketAddr>) -> Vec<Failure> {
+    let addresses = addresses(bindings);
+    let listening = addresses.iter().map(|&address| ("--listen", address, is_ipv6_only(address, &addresses)));
+    let all = listening.chain(metrics.map(|address| ("--metrics-listen", address, false)));
+    // All are held until the last is open: one may be in another's way.
+    let (_held, failures): (Vec<_>, Vec<_>) = all
+        .map(|(option, address, ipv6_only)| {
+            socket(address, ipv6_only, true).map_err(|error| bind_failure(option, address, &error))
+        })
+        .partition(Result::is_ok);
+    failures.into_iter().filter_map(Result::err).collect()
 }
 
 fn bind_all(addresses: &[SocketAddr], shards: usize) -> Result<Vec<Sockets>, Failure> {
     addresses
         .iter()
         .map(|&address| {
-            // Two that ask for any port get different ones.
-            let taken = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
-            let ipv6_only = address.port() != 0 && addresses.iter().any(taken);
+            let ipv6_only = is_ipv6_only(address, addresses);
             let failed = |error| bind_failure("--listen", address, &error);
-            // With SO_REUSEPORT a second process of the same user would share the port silently.
-            if address.port() != 0 {
-                socket(address, ipv6_only, false).map_err(failed)?;
-            }
+            refuse_to_share(address, ipv6_only).map_err(failed)?;
             let mut actual = address;
             let mut sockets = Vec::with_capacity(shards);
             for _ in 0..shards {
@@ -212,11 +237,18 @@ fn bind_all(addresses: &[SocketAddr], shards: usize) -> Result<Vec<Sockets>, Fai
 /// Opens the metrics endpoint's socket.
 pub fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
     let open = || {
-        let socket = socket(address, false, false)?;
+        refuse_to_share(address, false)?;
+        // So that `check` can tell this user's gateway from other programs.
+        let socket = socket(address, false, true)?;
         socket.listen(128)?;
         Ok(TcpListener::from(socket))
     };
     open().map_err(|error| bind_failure("--metrics-listen", address, &error))
+}
+
+/// With SO_REUSEPORT a second process of the same user would share the port silently.
+fn refuse_to_share(address: SocketAddr, ipv6_only: bool) -> io::Result<()> {
+    if address.port() == 0 { Ok(()) } else { socket(address, ipv6_only, false).map(drop) }
 }
 
 fn socket(address: SocketAddr, ipv6_only: bool, shared: bool) -> io::Result<Socket> {
@@ -270,6 +302,21 @@ mod tests {
         assert_eq!(bind_metrics(address).expect_err("taken").code, ExitCode::Unavailable);
         drop(bindings);
         bind_all(&[address], 1).expect("free again");
+    }
+
+    #[test]
+    fn a_look_at_ports_passes_over_those_that_are_shared() {
+        let shared = bind_metrics("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let foreign = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let [ours, theirs] = [&shared, &foreign].map(|listener| listener.local_addr().expect("bound"));
+        assert_eq!(check_ports(&[], Some(ours)).len(), 0);
+        let failures = check_ports(&[], Some(theirs));
+        let messages: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        assert!(
+            messages.len() == 1 && messages[0].starts_with(&format!("--metrics-listen {theirs}: ")),
+            "{messages:?}"
+        );
+        assert_eq!(bind_metrics(ours).expect_err("it would be shared").code, ExitCode::Unavailable);
     }
 
     #[test]

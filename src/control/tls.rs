@@ -41,6 +41,12 @@ pub fn load_and_watch(files: &[CertificateFiles], shared: &Arc<Shared>) -> Resul
     Ok((watched, loader.load_into(shared).map_err(failed)?))
 }
 
+/// What is wrong with these files, if anything is: nothing is kept of them.
+pub fn check(files: &CertificateFiles) -> Result<(), Failure> {
+    let loaded = TlsLoader::new(vec![files.clone()]).and_then(|loader| loader.load());
+    loaded.map(drop).map_err(|error| Failure::new(ExitCode::Config, error))
+}
+
 /// What TLS configurations are made of.
 struct TlsLoader {
     files: Vec<CertificateFiles>,

@@ -11,6 +11,7 @@ mod auth;
 mod auth_limits;
 mod bindings;
 mod blocks;
+mod config;
 mod delivery;
 mod harness;
 mod limits;

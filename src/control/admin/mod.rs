@@ -82,11 +82,31 @@ pub fn bind(path: &Path) -> Result<(UnixListener, AdminSocket), Failure> {
     Ok((listener, AdminSocket { place, id, _file: file }))
 }
 
-/// Removes the socket that a process left which was killed; fails where one answers.
-fn make_room(place: &Place) -> Result<(), Failure> {
+/// Whether [`bind`] would go well; nothing is changed. That somebody listens there is no fault if the
+/// gateway of this configuration is running.
+pub fn check(path: &Path, is_running: bool) -> Result<(), Failure> {
+    let failed = |error: io::Error| bind_failure(path, &error);
+    let place = absolute(path).and_then(|path| Place::open(&path)).map_err(failed)?;
+    place.address().map_err(failed)?;
+    match occupant(&place)? {
+        Occupant::Somebody if !is_running => Err(occupied(path)),
+        _ => place.check_writable().map_err(failed),
+    }
+}
+
+/// What is at the place of the socket.
+enum Occupant {
+    Nothing,
+    /// Left by a process that was killed.
+    Remains,
+    /// It answers, or its queue is full.
+    Somebody,
+}
+
+fn occupant(place: &Place) -> Result<Occupant, Failure> {
     let path = place.path();
     match place.file() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nothing),
         Err(error) => return Err(bind_failure(path, &error)),
         Ok((_, true)) => {}
         Ok((_, false)) => {
@@ -96,20 +116,26 @@ fn make_room(place: &Place) -> Result<(), Failure> {
         }
     }
     match place.connect(None) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            place.remove().map_err(|error| bind_failure(path, &error))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Occupant::Remains),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nothing),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(bind_failure(path, &error)),
-        // It answers, or its queue is full.
-        Ok(_) | Err(_) => {
-            let message = format!(
-                "--admin-socket {}: another process listens there; stop it or choose another path",
-                path.display()
-            );
-            Err(Failure::new(ExitCode::Unavailable, message))
-        }
+        Ok(_) | Err(_) => Ok(Occupant::Somebody),
     }
+}
+
+/// Removes the socket that a process left which was killed; fails where one answers.
+fn make_room(place: &Place) -> Result<(), Failure> {
+    match occupant(place)? {
+        Occupant::Nothing => Ok(()),
+        Occupant::Remains => place.remove().map_err(|error| bind_failure(place.path(), &error)),
+        Occupant::Somebody => Err(occupied(place.path())),
+    }
+}
+
+fn occupied(path: &Path) -> Failure {
+    let message =
+        format!("--admin-socket {}: another process listens there; stop it or choose another path", path.display());
+    Failure::new(ExitCode::Unavailable, message)
 }
 
 fn bind_failure(path: &Path, error: &io::Error) -> Failure {

@@ -3,7 +3,7 @@
 //! An address has room for 107 octets of path (unix(7)), and spools lie deeper. A longer path is
 //! spelled through the open directory, `/proc/self/fd/N/NAME`.
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, openat, statat, unlinkat};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::ffi::OsString;
 use std::io;
@@ -68,6 +68,13 @@ impl Place {
     /// Holds the file that is there: its inode is not used again as long as this lives.
     pub fn hold(&self) -> io::Result<OwnedFd> {
         Ok(openat(&self.directory, &self.name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Whether this process may make and remove files in its directory.
+    pub fn check_writable(&self) -> io::Result<()> {
+        // By its path: the open directory is one that nothing can be done with (O_PATH).
+        let directory = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string());
+        Ok(accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
     }
 
     /// Removes the file that is there.

@@ -2,7 +2,7 @@
 
 use crate::queue::disk::Disk;
 use crate::queue::record::FORMAT_VERSION;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -75,6 +75,32 @@ impl SpoolDirectory {
         Ok(SpoolDirectory { path, _lock: lock })
     }
 
+    /// Finds out whether [`Self::open`] would go well, and changes nothing. (For a moment the lock is
+    /// shared: a process that is started within it takes the spool to be in use.)
+    pub fn check(path: &Path) -> Result<SpoolState, SpoolError> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // The first that is there is where the others would be made.
+                let found = path.ancestors().skip(1).find_map(|above| {
+                    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+                    above.exists().then_some(above)
+                });
+                let above = found.unwrap_or(Path::new("/"));
+                check_access(above, "make a directory in")?;
+                return Ok(SpoolState::New { above: above.to_owned() });
+            }
+            Err(error) => return Err(SpoolError::Io(path.to_owned(), "make the directory", error)),
+            Ok(_) => check_access(path, "write to")?,
+        }
+        let owner = lock_owner(path)?;
+        if path.join(FORMAT_FILE).exists() {
+            for directory in shard_directories(path)? {
+                check_access(directory.path(), "write to")?;
+            }
+        }
+        Ok(owner.map_or(SpoolState::Free, |owner| SpoolState::InUse { owner }))
+    }
+
     /// Its absolute path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -84,6 +110,55 @@ impl SpoolDirectory {
     pub fn make_shard(&self, shard: usize) -> Result<(), SpoolError> {
         make_directory(&self.path.join(format!("shard-{shard}")))
     }
+}
+
+/// What a start would find at the place of a spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpoolState {
+    /// Nothing: it would make the spool.
+    New {
+        /// The directory above it that is there.
+        above: PathBuf,
+    },
+    /// A spool, or an empty directory.
+    Free,
+    /// A spool that another process has.
+    InUse {
+        /// Its process id.
+        owner: String,
+    },
+}
+
+/// Whether this user may read, enter and change a directory.
+fn check_access(directory: &Path, what: &'static str) -> Result<(), SpoolError> {
+    let failed = |error| SpoolError::Io(directory.to_owned(), what, error);
+    if !directory.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    accessat(CWD, directory, all, AtFlags::EACCESS).map_err(|error| failed(error.into()))
+}
+
+/// The process that has a spool, if any has.
+fn lock_owner(spool: &Path) -> Result<Option<String>, SpoolError> {
+    let path = spool.join(LOCK_FILE);
+    let failed = |error| SpoolError::Io(path.clone(), "write", error);
+    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(None),
+        Err(Errno::WOULDBLOCK) => Ok(Some(written_owner(&file))),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Who has written itself into the lock; only for messages.
+fn written_owner(mut lock: &File) -> String {
+    let mut owner = String::new();
+    let _ = lock.read_to_string(&mut owner);
+    owner.trim().to_owned()
 }
 
 /// The shard directories of a spool in the order of their numbers. Needs no lock: for reading
@@ -136,12 +211,7 @@ fn lock(spool: &Path) -> Result<File, SpoolError> {
         .map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut owner = String::new();
-            // Only for the message.
-            let _ = file.read_to_string(&mut owner);
-            return Err(SpoolError::Locked(spool.to_owned(), owner.trim().to_owned()));
-        }
+        Err(Errno::WOULDBLOCK) => return Err(SpoolError::Locked(spool.to_owned(), written_owner(&file))),
         Err(error) => return Err(failed(error.into())),
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
@@ -229,6 +299,27 @@ impl Disk for Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_changes_nothing() {
+        let root = std::env::temp_dir().join(format!("gatepost-spool-look-{}", std::process::id()));
+        fs::create_dir(&root).expect("a temporary directory");
+        let path = root.join("a/spool");
+        assert_eq!(SpoolDirectory::check(&path).expect("it can be made"), SpoolState::New { above: root.clone() });
+        assert_eq!(fs::read_dir(&root).expect("a directory").count(), 0);
+        let spool = SpoolDirectory::open(&path).expect("a new spool");
+        let owner = std::process::id().to_string();
+        assert_eq!(SpoolDirectory::check(&path).expect("a spool"), SpoolState::InUse { owner });
+        spool.make_shard(0).expect("a shard");
+        drop(spool);
+        assert_eq!(SpoolDirectory::check(&path).expect("a spool"), SpoolState::Free);
+        fs::write(path.join(FORMAT_FILE), "gatepost-spool 999\n").expect("a writable file");
+        assert!(matches!(SpoolDirectory::check(&path), Err(SpoolError::Format(..))));
+        for file in [path.join(FORMAT_FILE), path.join(FORMAT_FILE).join("below")] {
+            assert!(matches!(SpoolDirectory::check(&file), Err(SpoolError::Io(..))), "{}", file.display());
+        }
+        fs::remove_dir_all(root).expect("tidying up");
+    }
 
     #[test]
     fn is_made_locked_and_checked() {

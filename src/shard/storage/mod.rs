@@ -21,7 +21,7 @@ mod directory;
 mod reader;
 mod spill;
 
-pub use directory::{Directory, SpoolDirectory, SpoolError, shard_directories};
+pub use directory::{Directory, SpoolDirectory, SpoolError, SpoolState, shard_directories};
 pub use reader::SpillReader;
 pub use spill::Spill;
 
