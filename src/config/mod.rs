@@ -51,6 +51,16 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The faults so far: an operator is told all at once.
+#[derive(Default)]
+struct Faults(Vec<ConfigError>);
+
+impl Faults {
+    fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+}
+
 /// Limits by source and in sum; 0 is unlimited.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -139,43 +149,58 @@ pub struct Config {
 impl Config {
     /// Checks the options, and each against the others. `machine_name` is used without
     /// `--hostname`; `read_file` reads the files that options name.
+    ///
+    /// # Errors
+    /// Every fault that can be told without mending another first.
     pub fn new(
         options: ServeOptions,
         machine_name: &str,
         read_file: impl Fn(&std::path::Path) -> std::io::Result<String>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, Vec<ConfigError>> {
+        let mut faults = Faults::default();
         let hostname = options.hostname.clone().unwrap_or_else(|| machine_name.to_owned());
-        check_domain("--hostname", &hostname)?;
+        faults.keep(check_domain("--hostname", &hostname));
         if let Some(domain) = &options.default_domain {
-            check_domain("--default-domain", domain)?;
+            faults.keep(check_domain("--default-domain", domain));
         }
-        if options.shards.is_some_and(|shards| shards == 0 || shards > SHARDS_MAX) {
-            return Err(ConfigError::new("--shards", format!("expected 1 to {SHARDS_MAX}")));
-        }
-        let accepted_domains = accepted_domains(&options, &read_file)?;
-        let bindings = bindings(&options.listen)?;
-        let blocked = blocked(&options, &read_file)?;
-        let session = session(&options, &hostname)?;
-        let certificates = certificates(&options)?;
-        check_tls(&bindings, !certificates.is_empty(), session.offers_tls)?;
-        let delivery = DeliveryConfig::new(&options)?;
-        if let Some(own) = delivery
-            .next_hops
-            .iter()
-            .map(|next_hop| &next_hop.address)
-            .find(|next_hop| next_hop.is_any_of(bindings.iter().map(|binding| binding.address)))
-        {
-            let message = format!("{own} is this gateway itself: its mail would go round in circles");
-            return Err(ConfigError::new("--next-hop", message));
+        faults.keep(check_shards(options.shards));
+        let accepted_domains = faults.keep(accepted_domains(&options, &read_file));
+        let bindings = faults.keep(bindings(&options.listen));
+        let blocked = faults.keep(blocked(&options, &read_file));
+        let session = faults.keep(session(&options, &hostname));
+        let certificates = faults.keep(certificates(&options));
+        let delivery = faults.keep(DeliveryConfig::new(&options));
+        let relay_from = options.relay_from.iter().map(|item| parse_range(item)).collect::<Result<_, _>>();
+        let relay_from = faults.keep(relay_from.map_err(|error| ConfigError::new("--relay-from", error)));
+        let table_slots = SlotCount::new(options.table_slots);
+        let table_slots = faults.keep(table_slots.map_err(|error| ConfigError::new("--table-slots", error)));
+        if let (Some(bindings), Some(session), Some(certificates)) = (&bindings, &session, &certificates) {
+            faults.keep(check_tls(bindings, !certificates.is_empty(), session.offers_tls));
         }
         let metrics_listen = options.metrics_listen.0;
-        if let Some(address) = metrics_listen.filter(|address| address.port() != 0)
-            && bindings.iter().any(|binding| binding.address == address)
-        {
-            let message = format!("{address} is an address of --listen too; choose another port");
-            return Err(ConfigError::new("--metrics-listen", message));
+        if let Some(bindings) = &bindings {
+            faults.keep(check_metrics(metrics_listen, bindings));
         }
-        let relay_from = options.relay_from.iter().map(|item| parse_range(item)).collect::<Result<_, _>>();
+        if let (Some(bindings), Some(delivery)) = (&bindings, &delivery) {
+            faults.keep(check_circles(delivery, bindings));
+        }
+        let parts = (accepted_domains, bindings, blocked, session, certificates, delivery, relay_from, table_slots);
+        let (
+            Some(accepted_domains),
+            Some(bindings),
+            Some(blocked),
+            Some(session),
+            Some(certificates),
+            Some(delivery),
+            Some(relay_from),
+            Some(table_slots),
+        ) = parts
+        else {
+            return Err(faults.0);
+        };
+        if !faults.0.is_empty() {
+            return Err(faults.0);
+        }
         Ok(Config {
             bindings,
             blocked,
@@ -187,7 +212,7 @@ impl Config {
             watermarks: Watermarks { free_disk_min: options.min_free_disk, free_memory_min: options.min_free_memory },
             shards: options.shards,
             accepted_domains,
-            relay_from: relay_from.map_err(|error| ConfigError::new("--relay-from", error))?,
+            relay_from,
             limits: Limits {
                 connections_max: options.max_connections,
                 connections_per_source_max: options.max_connections_per_source,
@@ -195,8 +220,7 @@ impl Config {
                 user_message_rate_per_minute: options.relay_message_rate,
                 logon_failures_per_minute: options.logon_failure_rate,
                 ipv6_prefix: options.ipv6_prefix,
-                table_slots: SlotCount::new(options.table_slots)
-                    .map_err(|error| ConfigError::new("--table-slots", error))?,
+                table_slots,
             },
             delivery,
             drain_timeout: options.drain_timeout,
@@ -406,6 +430,32 @@ fn certificates(options: &ServeOptions) -> Result<Vec<CertificateFiles>, ConfigE
     Ok(pairs.map(|(certificate, key)| CertificateFiles { certificate, key }).collect())
 }
 
+fn check_shards(shards: Option<usize>) -> Result<(), ConfigError> {
+    if shards.is_some_and(|shards| shards == 0 || shards > SHARDS_MAX) {
+        return Err(ConfigError::new("--shards", format!("expected 1 to {SHARDS_MAX}")));
+    }
+    Ok(())
+}
+
+/// The metrics endpoint needs a port of its own.
+fn check_metrics(address: Option<SocketAddr>, bindings: &[Binding]) -> Result<(), ConfigError> {
+    let Some(address) = address.filter(|address| address.port() != 0) else { return Ok(()) };
+    if bindings.iter().any(|binding| binding.address == address) {
+        let message = format!("{address} is an address of --listen too; choose another port");
+        return Err(ConfigError::new("--metrics-listen", message));
+    }
+    Ok(())
+}
+
+/// A gateway is no next hop of its own.
+fn check_circles(delivery: &DeliveryConfig, bindings: &[Binding]) -> Result<(), ConfigError> {
+    let mut next_hops = delivery.next_hops.iter().map(|next_hop| &next_hop.address);
+    let own = || bindings.iter().map(|binding| binding.address);
+    let Some(own) = next_hops.find(|next_hop| next_hop.is_any_of(own())) else { return Ok(()) };
+    let message = format!("{own} is this gateway itself: its mail would go round in circles");
+    Err(ConfigError::new("--next-hop", message))
+}
+
 /// TLS that is asked for needs a certificate.
 fn check_tls(bindings: &[Binding], has_certificate: bool, starttls: bool) -> Result<(), ConfigError> {
     for Binding { address, tls, .. } in bindings {
@@ -444,7 +494,10 @@ mod tests {
             Some("bad") => Ok("a.example\n-b.example\n".to_owned()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
         };
-        Config::new(*options, "host.example", read).map_err(|error| error.to_string())
+        Config::new(*options, "host.example", read).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        })
     }
 
     #[test]
@@ -512,6 +565,17 @@ mod tests {
         assert_eq!(config.limits.user_message_rate_per_minute, 7);
         assert_eq!(config.users, Some("users.txt".into()));
         assert_eq!(config.delivery.next_hops.len(), 1);
+    }
+
+    #[test]
+    fn all_faults_are_told() {
+        let arguments = ["--hostname=-x", "--shards=0", "--listen=25", "--block=x", "--tarpit=6m", "--tls-cert=a"];
+        let told = config(&arguments).expect_err("each is one");
+        let options: Vec<&str> = told.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        assert_eq!(options, ["--hostname", "--shards", "--listen", "--block", "--tarpit", "--tls-cert"]);
+        // Faults between options that have none themselves.
+        let arguments = ["--listen=0.0.0.0:25,tls=required", "--next-hop=127.0.0.1:25", "--table-slots=3"];
+        assert_eq!(config(&arguments).expect_err("each is one").lines().count(), 3);
     }
 
     #[test]

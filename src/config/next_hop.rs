@@ -387,7 +387,7 @@ mod tests {
         let cli = Cli::try_parse_from(all).map_err(|error| error.to_string())?;
         let Command::Serve(options) = cli.command else { return Err("not serve".to_owned()) };
         let config = Config::new(*options, "host.example", |_| Err(std::io::ErrorKind::NotFound.into()));
-        config.map(|config| config.delivery).map_err(|error| error.to_string())
+        config.map(|config| config.delivery).map_err(|faults| format!("{}", faults[0]))
     }
 
     /// The next hops for a domain, as text.

@@ -187,7 +187,7 @@ pub(super) struct Given {
 /// Reads flags, environment and file, and checks each option and all of them together.
 ///
 /// # Errors
-/// All faults of single options; and if there are none, the first contradiction.
+/// All faults of single options; and if there are none, those of all of them together.
 pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
     let mut problems = Problems::default();
     let flags = match table::parse(sources.arguments.iter().cloned()) {
@@ -211,8 +211,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
     problems.into_result()?;
     let settings = merge([from_flags, environment.given, from_file]);
     let options = settings.options()?;
-    let failed = |error: ConfigError| LoadError(vec![format!("{}: {}", settings.place(error.option), error.message)]);
-    let config = Config::new(options, &sources.machine_name, sources.read_file).map_err(failed)?;
+    let config = Config::new(options, &sources.machine_name, sources.read_file);
+    let placed = |fault: &ConfigError| format!("{}: {}", settings.place(fault.option), fault.message);
+    let config = config.map_err(|faults| LoadError(faults.iter().map(placed).collect()))?;
     Ok(Loaded { config, settings })
 }
 

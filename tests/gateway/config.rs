@@ -1,10 +1,14 @@
 //! Options by file and environment, and `gatepost check`.
 
-use crate::harness::{Ended, GATEPOST, Gateway, Scratch, Setup, gatepost, run_to_end, start};
+use crate::harness::{
+    Client, Ended, GATEPOST, Gateway, NOBODY, Scratch, Setup, gatepost, is_root, list, run_to_end, start,
+};
 use rustix::fs::stat;
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 /// `gatepost check` with these arguments and variables.
@@ -41,18 +45,20 @@ fn write(path: &Path, text: &str) -> String {
     path.display().to_string()
 }
 
-/// Everything below a directory: path, and what would tell a change.
-fn snapshot(directory: &Path) -> Vec<(PathBuf, u64, u32, i64, (i64, u64))> {
-    let mut found = Vec::new();
+/// What tells a file from one that was changed: inode, mode, octets, time of change.
+type FileState = (u64, u32, i64, (i64, u64));
+
+/// Everything below a directory.
+fn snapshot(directory: &Path) -> BTreeMap<PathBuf, FileState> {
+    let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         let stat = stat(&path).expect("it is there");
-        found.push((path.clone(), stat.st_ino, stat.st_mode, stat.st_size, (stat.st_mtime, stat.st_mtime_nsec)));
         if path.is_dir() {
             found.extend(snapshot(&path));
         }
+        found.insert(path, (stat.st_ino, stat.st_mode, stat.st_size, (stat.st_mtime, stat.st_mtime_nsec)));
     }
-    found.sort();
     found
 }
 
@@ -65,11 +71,16 @@ fn serve_takes_options_from_everywhere() {
     let setup = Setup::new(&scratch.join("spool"), &[]);
     let gateway = setup.variable("GATEPOST_CONFIG", &file).variable("GATEPOST_MAX_RECIPIENTS", "2").start();
     let mut client = gateway.session();
-    client.expect("MAIL FROM:<a@b.example>", "250 ");
-    client.expect("RCPT TO:<one@file.example>", "550 ");
-    client.expect("RCPT TO:<one@test.example>", "250 ");
-    client.expect("RCPT TO:<two@test.example>", "250 ");
-    client.expect("RCPT TO:<three@test.example>", "452 ");
+    for (command, reply) in [
+        ("MAIL FROM:<a@b.example>", "250 "),
+        ("RCPT TO:<one@file.example>", "550 "),
+        ("RCPT TO:<one@test.example>", "250 "),
+        ("RCPT TO:<two@test.example>", "250 "),
+        ("RCPT TO:<three@test.example>", "452 "),
+    ] {
+        let got = client.command(command);
+        assert!(got.starts_with(reply), "{command}: {got}");
+    }
     gateway.stop();
 }
 
@@ -154,7 +165,7 @@ fn check_prints_what_holds_as_a_file() {
     let others = |line: &&str| !line.starts_with('#') && !line.contains(&format!("{}:", printed.display()));
     assert_eq!(again.stdout.lines().find(others), None);
     // Nothing was made.
-    let names: Vec<_> = snapshot(scratch.path()).into_iter().map(|(path, ..)| path).collect();
+    let names: Vec<PathBuf> = snapshot(scratch.path()).into_keys().collect();
     assert_eq!(names, [scratch.join("gatepost.toml"), printed]);
 }
 
@@ -241,11 +252,43 @@ fn check_ends_as_serve_would() {
         assert_eq!((checked.code, checked.stderr), (served.code, served.stderr), "{options:?}");
     }
     // The failed starts wrote their process ids into the lock; the checks did nothing.
-    let names = |snapshot: &[(PathBuf, u64, u32, i64, (i64, u64))]| -> Vec<PathBuf> {
-        snapshot.iter().map(|(path, ..)| path.clone()).collect()
-    };
-    assert_eq!(names(&snapshot(&spool)), names(&before));
+    assert!(snapshot(&spool).keys().eq(before.keys()));
     other.stop();
+}
+
+#[test]
+fn check_as_a_user_who_may_not() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let program = scratch.join("gatepost");
+    fs::copy(&*GATEPOST, &program).expect("space for a copy");
+    for path in [scratch.path(), &program] {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+    }
+    let [closed, spool] = ["closed", "spool"].map(|name| scratch.join(name));
+    fs::create_dir(&closed).expect("a directory");
+    let gateway = start(&spool, &[]);
+    gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"x\r\n");
+    gateway.stop();
+    let listed = snapshot(&spool);
+    // All but a segment is nobody's: somebody has run the gateway as root.
+    let segment = listed.keys().find(|path| path.to_string_lossy().contains("segment")).expect("a segment");
+    for path in listed.keys().chain([&spool]).filter(|path| *path != segment) {
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    for (spool, words) in [
+        (&closed, format!("cannot write to {}: Permission denied", closed.display())),
+        (&closed.join("new"), format!("cannot make a directory in {}: Permission denied", closed.display())),
+        (&spool, format!("cannot write to {}: Permission denied", segment.display())),
+    ] {
+        let mut command = gatepost(&program);
+        command.arg("check").args(usual(spool)).uid(NOBODY).gid(NOBODY);
+        let ended = run_to_end(command);
+        assert_eq!(ended.code, Some(77), "{}", ended.stderr);
+        assert!(ended.stderr.contains(&words), "{words}: {}", ended.stderr);
+    }
 }
 
 #[test]
@@ -274,7 +317,7 @@ fn check_beside_a_running_gateway_is_not_noticed() {
         // Sessions that are open, and new ones, at both addresses.
         session.deliver("a@b.example", &["rcpt@test.example"], b"more\r\n");
         gateway.session().deliver("a@b.example", &["rcpt@test.example"], b"new\r\n");
-        let mut other = crate::harness::Client::connect(gateway.listening[1], None);
+        let mut other = Client::connect(gateway.listening[1], None);
         other.hello();
         other.deliver("a@b.example", &["rcpt@test.example"], b"by the other\r\n");
     }
@@ -287,7 +330,7 @@ fn check_beside_a_running_gateway_is_not_noticed() {
 fn stopped(gateway: Gateway) -> usize {
     let spool = gateway.spool.clone();
     gateway.stop();
-    crate::harness::list(&spool).len()
+    list(&spool).len()
 }
 
 #[test]

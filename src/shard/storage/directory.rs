@@ -94,9 +94,7 @@ impl SpoolDirectory {
         }
         let owner = lock_owner(path)?;
         if path.join(FORMAT_FILE).exists() {
-            for directory in shard_directories(path)? {
-                check_access(directory.path(), "write to")?;
-            }
+            shard_directories(path)?.iter().try_for_each(check_shard)?;
         }
         Ok(owner.map_or(SpoolState::Free, |owner| SpoolState::InUse { owner }))
     }
@@ -137,6 +135,22 @@ fn check_access(directory: &Path, what: &'static str) -> Result<(), SpoolError> 
     }
     let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     accessat(CWD, directory, all, AtFlags::EACCESS).map_err(|error| failed(error.into()))
+}
+
+/// Whether this user may use a shard's directory, and the files in it: somebody may have run another
+/// command as root.
+fn check_shard(directory: &Directory) -> Result<(), SpoolError> {
+    check_access(directory.path(), "write to")?;
+    let failed = |path: &Path, error| SpoolError::Io(path.to_owned(), "write to", error);
+    for name in directory.names().map_err(|error| failed(directory.path(), error))? {
+        let path = directory.file(&name);
+        match accessat(CWD, &path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS) {
+            // A gateway that runs has no use for it any more.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(failed(&path, error.into())),
+        }
+    }
+    Ok(())
 }
 
 /// The process that has a spool, if any has.
