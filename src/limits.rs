@@ -329,6 +329,12 @@ pub const RESOURCES_LATE_MS: u64 = 5_000;
 
 /// How often files are looked at that are loaded again when they change.
 pub const FILES_LOOK_MS: u64 = 2_000;
+/// How long a reload waits for the shards to go by the new configuration.
+pub const RELOAD_WAIT_MS: u64 = 5_000;
+/// How often it looks whether they do.
+pub const RELOAD_TICK_MS: u64 = 2;
+/// Reloads that wait for their turn.
+pub const RELOADS_WAITING_MAX: usize = ADMIN_CONNECTIONS_MAX;
 
 // --- the log ------------------------------------------------------------------------------------
 
@@ -406,6 +412,7 @@ const _: () = {
     assert!(SEGMENT_MIN_OCTETS <= SEGMENT_MAX_OCTETS);
     // A blocked range as JSON takes up to 90 octets.
     assert!(128 * BLOCKS_MAX <= ADMIN_ANSWER_MAX_OCTETS && ADMIN_TRANSFER_MS < ADMIN_ANSWER_MS);
+    assert!(RELOAD_WAIT_MS < ADMIN_ANSWER_MS / 2);
     assert!(WATCHDOG_ASK_MS + WATCHDOG_STALL_MS <= 1_500 && WATCHDOG_LATE_MS < WATCHDOG_ASK_MS);
     assert!(ENDING_MAX_MS > WATCHDOG_STALL_MS && WATCHDOG_GIVE_UP_MS > ENDING_MAX_MS);
     assert!(WATCHDOG_LINGERING_MAX as u64 <= DESCRIPTORS_BASE / 2);

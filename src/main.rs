@@ -6,11 +6,12 @@ use gatepost::config::{self, Config, Sources};
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::logons;
 use gatepost::control::preflight::{self, ExitCode, Failure};
+use gatepost::control::reload::{self, Reloader};
 use gatepost::control::resources::Resources;
 use gatepost::control::supervisor::{self, Supervisor};
-use gatepost::control::tls;
-use gatepost::control::users_file;
+use gatepost::control::tls::TlsLoader;
 use gatepost::control::watchdog::{Ward, Watchdog};
+use gatepost::control::watched::Prepared;
 use gatepost::control::{Control, next_hops};
 use gatepost::log::{self, Log};
 use gatepost::queue::record::Record;
@@ -48,8 +49,9 @@ fn main() -> process::ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Serve(_) => serve(&sources()),
+        Command::Serve(_) => serve(sources()),
         Command::Check(_) => cmd::check::run(&sources(), &mut BufWriter::new(io::stdout().lock())),
+        Command::Reload(gateway) => cmd::reload::run(&gateway, &mut BufWriter::new(io::stdout().lock())),
         Command::Block(command) => cmd::block::run(command, &mut BufWriter::new(io::stdout().lock())),
         #[cfg(feature = "fault-injection")]
         Command::Fault(command) => cmd::fault::run(command, &mut BufWriter::new(io::stdout().lock())),
@@ -81,12 +83,12 @@ fn sources() -> Sources {
     }
 }
 
-fn serve(sources: &Sources) -> Result<(), Failure> {
+fn serve(sources: Sources) -> Result<(), Failure> {
     // An idle session takes 2 KB; a huge page for some of them is resident with all its 2 MB. Where
     // the kernel cannot, it is only memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let loaded = config::load(sources).map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?;
-    let config = Arc::new(loaded.config);
+    let loaded = config::load(&sources).map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?;
+    let (config, settings) = (Arc::new(loaded.config), loaded.settings);
     let cores = preflight::cores();
     let shards = config.shards.unwrap_or(cores.len());
     let recorder = install_recorder()?;
@@ -98,14 +100,9 @@ fn serve(sources: &Sources) -> Result<(), Failure> {
     }
     let security = next_hops::secure(&config.delivery.next_hops)?;
     let shared = Arc::new(Shared::new(config.clone(), security));
-    let mut loaded = Vec::new();
-    if let Some(path) = &config.users {
-        loaded.push(users_file::load_and_watch(path, &shared)?);
-    }
-    if !config.certificates.is_empty() {
-        loaded.push(tls::load_and_watch(&config.certificates, &shared)?);
-    }
-    let (watched, loaded): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
+    let tls = TlsLoader::new()?;
+    let files = reload::read_files(&config, &tls, &shared)?;
+    let (watched, loaded): (Vec<_>, Vec<_>) = files.into_iter().map(Prepared::apply).unzip();
     preflight::check_io_uring()?;
     preflight::check_locked_memory(shards)?;
     preflight::check_descriptors(&config, shards)?;
@@ -139,7 +136,7 @@ fn serve(sources: &Sources) -> Result<(), Failure> {
         admin_listener,
         resources: Resources::new(spool.path(), shared.clone())?,
         recorder,
-        watched,
+        reloader: Reloader::new(sources, settings, shared.clone(), doorbells.clone(), tls, watched),
     })?;
 
     let (sender, news) = mpsc::channel();

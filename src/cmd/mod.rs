@@ -10,6 +10,7 @@ pub mod fault;
 mod gateway;
 mod password;
 pub mod queue;
+pub mod reload;
 pub mod user;
 
 use crate::control::preflight::{ExitCode, Failure};

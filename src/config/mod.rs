@@ -9,12 +9,14 @@ mod environment;
 mod file;
 mod next_hop;
 pub mod options;
+mod restart;
 mod settings;
 mod table;
 pub mod units;
 
 pub use binding::{Auth, Binding, Tls};
 pub use next_hop::{DeliveryConfig, Host, NextHopAddress, NextHopConfig, TlsUse};
+pub use restart::NEEDS_RESTART;
 pub use settings::{Change, LoadError, Loaded, Origin, Setting, Settings, Sources, load};
 
 use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};

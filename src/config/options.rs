@@ -44,6 +44,10 @@ pub enum Command {
     /// The list is kept in memory: a restart forgets it. --block and --block-file of serve are for good.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// Have a running gateway load its configuration again, all of it or nothing; as SIGHUP does, and say what was changed.
+    ///
+    /// Connections from then on begin under the new configuration; sessions that are open go on under theirs.
+    Reload(GatewayOption),
     /// Say who may log in: the users file of serve --users. A running gateway loads it again by itself.
     #[command(subcommand)]
     User(UserCommand),

@@ -69,8 +69,8 @@ impl Findings {
             self.keep(admin::check(socket, is_running));
         }
         // It says by itself what there is too little of.
-        let shared = Arc::new(Shared::new(&config.limits, []));
-        self.keep(Resources::new(&config.watermarks, on_disk, shared));
+        let shared = Arc::new(Shared::new(Arc::new(config.clone()), []));
+        self.keep(Resources::new(on_disk, shared));
     }
 
     fn keep<T, E: Into<Failure>>(&mut self, result: Result<T, E>) -> Option<T> {

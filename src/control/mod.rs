@@ -1,5 +1,5 @@
 //! The control thread: signals, the metrics endpoint, the admin socket, next hops' names,
-//! watermarks, files that change; the watchdog; the users file; who waits for the shards; and what happens before any thread runs.
+//! watermarks, the configuration when it is loaded again, files that change; the watchdog; the users file; who waits for the shards; and what happens before any thread runs.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
 //! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection
@@ -12,6 +12,7 @@ pub mod logons;
 mod memory;
 pub mod next_hops;
 pub mod preflight;
+pub mod reload;
 mod resolver;
 pub mod resources;
 pub mod supervisor;
@@ -22,10 +23,10 @@ pub mod watched;
 
 use crate::config::Host;
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
-use crate::log;
 use crate::shard::{Doorbell, Shared, Stage};
 use crate::stdout;
 use metrics_exporter_prometheus::PrometheusHandle;
+use reload::{Reloader, Reloads};
 use resources::Resources;
 use std::io;
 use std::net::TcpListener;
@@ -35,7 +36,6 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
-use watched::Watched;
 
 /// What the control thread is started with.
 pub struct Control {
@@ -55,8 +55,8 @@ pub struct Control {
     pub resources: Resources,
     /// Renders the metrics.
     pub recorder: PrometheusHandle,
-    /// Files that are loaded again when they change.
-    pub watched: Vec<Watched>,
+    /// Loads the configuration again.
+    pub reloader: Reloader,
 }
 
 impl Control {
@@ -71,8 +71,10 @@ impl Control {
             if let Some(listener) = self.metrics_listener {
                 tokio::spawn(endpoint::serve(listener, self.recorder.clone(), self.shared.clone()));
             }
+            let (reloads, requests) = Reloads::new();
             let commands = Arc::new(admin::Commands {
                 shared: self.shared.clone(),
+                reloads,
                 #[cfg(feature = "fault-injection")]
                 doorbells: self.doorbells.clone(),
             });
@@ -80,9 +82,7 @@ impl Control {
                 tokio::spawn(admin::serve(listener, commands.clone()));
             }
             tokio::spawn(sweep(commands));
-            let reload = Arc::new(Notify::new());
-            tokio::spawn(watched::watch(self.watched, reload.clone()));
-            tokio::spawn(pass_on(hangup, reload));
+            tokio::spawn(self.reloader.run(hangup, requests));
             tokio::spawn(self.resources.watch());
             tokio::spawn(upkeep(self.recorder));
             for (index, next_hop) in self.shared.config().delivery.next_hops.iter().enumerate() {
@@ -148,14 +148,6 @@ impl Drain<'_> {
     fn enter(&self, stage: Stage) {
         self.shared.enter(stage);
         self.bells.iter().for_each(|bell| bell.ring());
-    }
-}
-
-/// SIGHUP loads files again, opens the log again, and ends nothing.
-async fn pass_on(mut hangup: Signal, reload: Arc<Notify>) {
-    while hangup.recv().await.is_some() {
-        log::reopen();
-        reload.notify_one();
     }
 }
 

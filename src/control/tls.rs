@@ -5,7 +5,7 @@
 //! cannot be used is an error that names it and the remedy; what was loaded before stays.
 
 use super::preflight::{ExitCode, Failure};
-use super::watched::Watched;
+use super::watched::{Prepared, Watched};
 use crate::config::CertificateFiles;
 use crate::shard::Shared;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -26,51 +26,47 @@ use zeroize::Zeroizing;
 /// lured here by another protocol's attacker is refused.
 const ALPN: &[u8] = b"smtp";
 
-/// Loads the certificates for handshakes from now on, and when their files change. The line says what
-/// was loaded.
-pub fn load_and_watch(files: &[CertificateFiles], shared: &Arc<Shared>) -> Result<(Watched, String), Failure> {
-    let failed = |error| Failure::new(ExitCode::Config, error);
-    let loader = Arc::new(TlsLoader::new(files.to_vec()).map_err(failed)?);
-    let paths = files.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]).collect();
-    let again = (loader.clone(), shared.clone());
-    // Before they are read for the first time: no change is missed.
-    let watched = Watched::new(paths, move || {
-        let kept = |error| format!("{error}; the certificates that were loaded before stay");
-        again.0.load_into(&again.1).map_err(kept)
-    });
-    Ok((watched, loader.load_into(shared).map_err(failed)?))
-}
-
 /// What is wrong with these files, if anything is: nothing is kept of them.
 pub fn check(files: &CertificateFiles) -> Result<(), Failure> {
-    let loaded = TlsLoader::new(vec![files.clone()]).and_then(|loader| loader.load());
+    let loaded = TlsLoader::new()?.load(std::slice::from_ref(files));
     loaded.map(drop).map_err(|error| Failure::new(ExitCode::Config, error))
 }
 
-/// What TLS configurations are made of.
-struct TlsLoader {
-    files: Vec<CertificateFiles>,
+/// What TLS configurations are made of, whatever their certificates.
+#[derive(Clone)]
+pub struct TlsLoader {
     provider: Arc<CryptoProvider>,
     tickets: Arc<dyn ProducesTickets>,
 }
 
 impl TlsLoader {
-    /// A loader of these files.
-    fn new(files: Vec<CertificateFiles>) -> Result<Self, String> {
-        let tickets = aws_lc_rs::Ticketer::new().map_err(|error| format!("keys of TLS tickets: {error}"))?;
-        Ok(TlsLoader { files, provider: Arc::new(aws_lc_rs::default_provider()), tickets })
+    /// With new keys of tickets.
+    pub fn new() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(ExitCode::OsError, format!("keys of TLS tickets: {error}"));
+        let tickets = aws_lc_rs::Ticketer::new().map_err(failed)?;
+        Ok(TlsLoader { provider: Arc::new(aws_lc_rs::default_provider()), tickets })
     }
 
-    fn load_into(&self, shared: &Shared) -> Result<String, String> {
-        shared.set_tls(self.load()?);
-        let names: Vec<_> = self.files.iter().map(|files| files.certificate.display().to_string()).collect();
-        Ok(format!("certificates loaded from {}", names.join(", ")))
+    /// Reads the certificates for handshakes from now on, and when their files change.
+    pub fn prepare(&self, files: &[CertificateFiles], shared: &Arc<Shared>) -> Result<Prepared, Failure> {
+        let paths = files.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]).collect();
+        let again = (self.clone(), files.to_vec(), shared.clone());
+        // Before they are read for the first time: no change is missed.
+        let watched = Watched::new(paths, move || {
+            let kept = |error| format!("{error}; the certificates that were loaded before stay");
+            let (config, line) = again.0.load(&again.1).map_err(kept)?;
+            again.2.set_tls(config);
+            Ok(line)
+        });
+        let (config, line) = self.load(files).map_err(|error| Failure::new(ExitCode::Config, error))?;
+        let shared = shared.clone();
+        Ok(Prepared::new(watched, line, move || shared.set_tls(config)))
     }
 
-    /// Reads the files.
-    fn load(&self) -> Result<Arc<ServerConfig>, String> {
+    /// Reads the files. The line says what was loaded.
+    fn load(&self, all: &[CertificateFiles]) -> Result<(Arc<ServerConfig>, String), String> {
         let mut certificates = Certificates::default();
-        for files in &self.files {
+        for files in all {
             certificates.add(Arc::new(self.certified_key(files)?), &files.certificate)?;
         }
         let builder = ServerConfig::builder_with_provider(self.provider.clone());
@@ -79,7 +75,8 @@ impl TlsLoader {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.ignore_client_order = true;
         config.ticketer = self.tickets.clone();
-        Ok(Arc::new(config))
+        let names: Vec<_> = all.iter().map(|files| files.certificate.display().to_string()).collect();
+        Ok((Arc::new(config), format!("certificates loaded from {}", names.join(", "))))
     }
 
     fn certified_key(&self, CertificateFiles { certificate, key }: &CertificateFiles) -> Result<CertifiedKey, String> {
@@ -116,7 +113,7 @@ fn read(option: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 impl fmt::Debug for TlsLoader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsLoader").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("TlsLoader").finish_non_exhaustive()
     }
 }
 

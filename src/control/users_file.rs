@@ -6,7 +6,7 @@
 //! and leaves nothing behind.
 
 use super::preflight::{ExitCode, Failure};
-use super::watched::Watched;
+use super::watched::{Prepared, Watched};
 use crate::limits::{USERS_FILE_LOCK_MS, USERS_FILE_LOCK_TICK_MS, USERS_FILE_MAX_OCTETS};
 use crate::shard::Shared;
 use crate::users::{ParseError, Users};
@@ -32,22 +32,25 @@ pub fn read_users(path: &Path) -> Result<Users, Failure> {
     Users::parse(&text).map_err(|error| broken(path, &error))
 }
 
-/// Loads the users for the shards, and keeps them as the file is: what watches it, and the line that
-/// says what was loaded.
-pub fn load_and_watch(path: &Path, shared: &Arc<Shared>) -> Result<(Watched, String), Failure> {
+/// Reads the users for the shards, and keeps them as the file is.
+pub fn prepare(path: &Path, shared: &Arc<Shared>) -> Result<Prepared, Failure> {
     let again = (path.to_owned(), shared.clone());
     // Before it is read for the first time: no change is missed.
     let watched = Watched::new(vec![path.to_owned()], move || {
-        load(&again.0, &again.1).map_err(|failure| format!("users: {failure}; the users that were loaded before stay"))
+        let kept = |failure| format!("users: {failure}; the users that were loaded before stay");
+        let (users, line) = load(&again.0).map_err(kept)?;
+        again.1.set_users(Some(users));
+        Ok(line)
     });
-    Ok((watched, load(path, shared)?))
+    let (users, line) = load(path)?;
+    let shared = shared.clone();
+    Ok(Prepared::new(watched, line, move || shared.set_users(Some(users))))
 }
 
-fn load(path: &Path, shared: &Shared) -> Result<String, Failure> {
+fn load(path: &Path) -> Result<(Arc<Users>, String), Failure> {
     let users = read_users(path)?;
     let line = format!("users: {} loaded from {}", users.len(), path.display());
-    shared.set_users(Some(Arc::new(users)));
-    Ok(line)
+    Ok((Arc::new(users), line))
 }
 
 /// What is made of a users file's text: the new text, if it is to change; and what is said of it.

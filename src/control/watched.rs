@@ -1,20 +1,14 @@
-//! Files that are loaded again when they change, or when SIGHUP asks for it.
+//! Files that are loaded again when they change.
 //!
-//! Files are looked at every [`FILES_LOOK_MS`]: that works on every file system, and sees a file that
+//! They are looked at every `FILES_LOOK_MS`: that works on every file system, and sees a file that
 //! was replaced, or a symbolic link that was turned, as well as one that was written. What cannot be
 //! loaded is told once, and what was loaded before stays, until the files change again: those that
 //! belong together (a certificate and its key) may be written one by one.
 
-use crate::limits::FILES_LOOK_MS;
-use crate::{log, stderr, stdout};
+use crate::{stderr, stdout};
 use rustix::fs::stat;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
 
 /// Loads files: the line for the operator that says what was loaded, or why nothing was and what
 /// holds instead.
@@ -35,10 +29,15 @@ impl Watched {
         Watched { paths, seen, reload: Box::new(reload) }
     }
 
-    /// Loads the files if they have changed, or if that is asked for.
-    fn look(&mut self, is_asked: bool) {
+    /// Whether these are the same files in the same state.
+    pub fn is_like(&self, other: &Watched) -> bool {
+        self.paths == other.paths && self.seen == other.seen
+    }
+
+    /// Loads the files if they have changed.
+    pub fn look(&mut self) {
         // Before they are read: what changes meanwhile is seen the next time.
-        if !self.seen.has_changed(state(&self.paths)) && !is_asked {
+        if !self.seen.has_changed(state(&self.paths)) {
             return;
         }
         match (self.reload)() {
@@ -54,8 +53,30 @@ impl fmt::Debug for Watched {
     }
 }
 
+/// Files that were read and are in order, before anybody goes by them.
+pub struct Prepared {
+    /// What watches them.
+    pub watched: Watched,
+    apply: Box<dyn FnOnce() + Send>,
+    /// What is to be told of them.
+    line: String,
+}
+
+impl Prepared {
+    /// Files that `apply` has everybody go by, and what is told of them then.
+    pub fn new(watched: Watched, line: String, apply: impl FnOnce() + Send + 'static) -> Self {
+        Prepared { watched, apply: Box::new(apply), line }
+    }
+
+    /// Has everybody go by them. The line says what was loaded.
+    pub fn apply(self) -> (Watched, String) {
+        (self.apply)();
+        (self.watched, self.line)
+    }
+}
+
 /// What the files were when they were last looked at.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Seen(Vec<Option<FileState>>);
 
 impl Seen {
@@ -93,36 +114,10 @@ fn state(paths: &[PathBuf]) -> Vec<Option<FileState>> {
     paths.iter().map(state_of).collect()
 }
 
-/// Keeps what was loaded as the files are, for ever. `asked` has all of them loaded again.
-pub async fn watch(mut files: Vec<Watched>, asked: Arc<Notify>) {
-    let mut ticks = interval(Duration::from_millis(FILES_LOOK_MS));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let is_asked = tokio::select! {
-            _ = ticks.tick() => false,
-            () = asked.notified() => true,
-        };
-        if is_asked && files.is_empty() && !log::is_to_file() {
-            stderr::say(format_args!("SIGHUP: no file of this gateway can be loaded again; restart it"));
-        }
-        // Reading may take a while, and this thread has scrapes and commands to answer.
-        let look = move || {
-            files.iter_mut().for_each(|watched| watched.look(is_asked));
-            files
-        };
-        match spawn_blocking(look).await {
-            Ok(back) => files = back,
-            Err(error) => {
-                stderr::say(format_args!("changed files are no longer loaded ({error}); restart the gateway"));
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn file(inode: u64, octets: i64, modified: i64) -> Option<FileState> {
@@ -151,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_loaded_when_they_change_or_somebody_asks() {
+    fn files_are_loaded_when_they_change() {
         let loads = Arc::new(AtomicU32::new(0));
         let count = loads.clone();
         // Itself: there is one, and nobody writes it.
@@ -164,13 +159,11 @@ mod tests {
                 Ok("yes".to_owned())
             }
         });
-        for (is_asked, expected) in [(false, 0), (true, 1), (false, 1), (true, 2), (false, 2)] {
-            watched.look(is_asked);
-            assert_eq!(loads.load(Ordering::Relaxed), expected);
-        }
-        watched.seen = Seen(vec![None, None]);
-        for expected in [3, 3] {
-            watched.look(false);
+        for (has_changed, expected) in [(false, 0), (true, 1), (false, 1), (true, 2), (false, 2)] {
+            if has_changed {
+                watched.seen = Seen(vec![None, None]);
+            }
+            watched.look();
             assert_eq!(loads.load(Ordering::Relaxed), expected);
         }
     }

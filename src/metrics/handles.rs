@@ -59,6 +59,10 @@ labelled! {
     NextHopTlsHandshakes, NEXT_HOP_TLS_HANDSHAKES, "result": ok, failed
 }
 labelled! {
+    /// [`CONFIG_RELOADS`] by result.
+    ConfigReloads, CONFIG_RELOADS, "result": applied, unchanged, failed
+}
+labelled! {
     /// [`ACK_DELAYS`] by reason.
     AckDelays, ACK_DELAYS, "reason": delivered, refused, deferred, limit, drain, queued, next_hop_down
 }
@@ -405,6 +409,27 @@ impl ShardMetrics {
     /// Counts the end of a session by something else: rare enough for a lookup.
     pub fn count_other_end(&self, reason: &'static str) {
         metrics::counter!(SESSIONS_ENDED, "reason" => reason).increment(1);
+    }
+}
+
+/// The handles of who loads the configuration.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each is named after its metric")]
+pub struct ReloadMetrics {
+    pub reloads: ConfigReloads,
+    pub reloaded: Gauge,
+}
+
+impl ReloadMetrics {
+    /// Looks the handles up with the installed recorder.
+    pub fn new() -> Self {
+        ReloadMetrics { reloads: ConfigReloads::new(), reloaded: metrics::gauge!(CONFIG_RELOADED) }
+    }
+}
+
+impl Default for ReloadMetrics {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -7,5 +7,5 @@
 mod handles;
 mod table;
 
-pub use handles::{ShardMetrics, TlsFailure, WatchdogMetrics};
+pub use handles::{ReloadMetrics, ShardMetrics, TlsFailure, WatchdogMetrics};
 pub use table::*;

@@ -34,6 +34,12 @@ impl AddressRanges {
         }
     }
 
+    /// The number of ranges that neither overlap nor touch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ipv4.len() + self.ipv6.len()
+    }
+
     /// Whether there is no range.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -14,6 +14,7 @@ pub mod wire;
 pub use place::Place;
 
 use crate::control::preflight::{ExitCode, Failure};
+use crate::control::reload::{Reloaded, Reloads};
 use crate::limits::{
     ADMIN_BACKLOG, ADMIN_CONNECTIONS_MAX, ADMIN_PAUSE_MS, ADMIN_REQUEST_MAX_OCTETS, ADMIN_TRANSFER_MS,
 };
@@ -234,6 +235,8 @@ async fn write_all(stream: &UnixStream, mut octets: &[u8]) -> io::Result<()> {
 pub struct Commands {
     /// What all shards share.
     pub shared: Arc<Shared>,
+    /// Who loads the configuration again.
+    pub reloads: Reloads,
     /// The shards' doorbells.
     #[cfg(feature = "fault-injection")]
     pub doorbells: Vec<Doorbell>,
@@ -246,6 +249,10 @@ impl Commands {
             Request::BlockAdd { cidr, for_ms } => self.block_add(&cidr, for_ms),
             Request::BlockList => Ok(self.block_list()),
             Request::BlockRemove { cidr } => self.block_remove(&cidr),
+            Request::Reload => {
+                let Reloaded { lines, late } = self.reloads.ask().await?;
+                Ok(Answer::Reloaded { lines, late })
+            }
             #[cfg(feature = "fault-injection")]
             Request::FaultStall { shard, for_ms } => self.inject(shard, Fault::Stall(Duration::from_millis(for_ms))),
             #[cfg(feature = "fault-injection")]
@@ -422,6 +429,7 @@ mod tests {
     fn commands() -> Commands {
         Commands {
             shared: Arc::new(Shared::new(Arc::new(Config::of(&[])), [])),
+            reloads: Reloads::new().0,
             #[cfg(feature = "fault-injection")]
             doorbells: Vec::new(),
         }

@@ -24,6 +24,8 @@ pub enum Request {
         /// The range, as `policy::parse_range` reads it.
         cidr: String,
     },
+    /// Load the configuration again.
+    Reload,
     /// Let a shard stand still for some time.
     #[cfg(feature = "fault-injection")]
     FaultStall {
@@ -48,6 +50,13 @@ pub enum Answer {
     Done,
     /// [`Request::BlockList`], sorted.
     Blocks(Vec<BlockedRange>),
+    /// [`Request::Reload`]: the configuration is in use.
+    Reloaded {
+        /// What was changed, and what needs a restart.
+        lines: Vec<String>,
+        /// The numbers of the shards that do not go by it yet.
+        late: Vec<usize>,
+    },
     /// It is not done.
     Failed {
         /// The exit code of the command that asked.
@@ -85,6 +94,7 @@ mod tests {
             ),
             (Request::BlockList, r#"{"command":"block-list"}"#),
             (Request::BlockRemove { cidr: "::1".to_owned() }, r#"{"command":"block-remove","cidr":"::1"}"#),
+            (Request::Reload, r#"{"command":"reload"}"#),
         ];
         for (request, line) in table {
             assert_eq!(serde_json::to_string(&request).expect("a line"), line);
@@ -93,6 +103,10 @@ mod tests {
         let table = [
             (Answer::Done, r#""done""#),
             (Answer::Blocks(Vec::new()), r#"{"blocks":[]}"#),
+            (
+                Answer::Reloaded { lines: vec!["tarpit: 5s -> 1s".to_owned()], late: vec![1] },
+                r#"{"reloaded":{"lines":["tarpit: 5s -> 1s"],"late":[1]}}"#,
+            ),
             (
                 Answer::from(Failure::new(ExitCode::NotThere, "it\nis not")),
                 r#"{"failed":{"code":"not-there","message":"it\nis not"}}"#,
