@@ -92,7 +92,9 @@ fn serve(sources: Sources) -> Result<(), Failure> {
     let cores = preflight::cores();
     let shards = config.shards.unwrap_or(cores.len());
     let recorder = install_recorder()?;
-    let (log, senders) = Log::start(&config.log, shards, ::metrics::counter!(metrics::LOG_RECORDS_LOST))?;
+    // One for each shard, and one for the watchdog.
+    let (log, mut senders) = Log::start(&config.log, shards + 1, ::metrics::counter!(metrics::LOG_RECORDS_LOST))?;
+    let watchdog_log = senders.pop().expect("as many as were asked for");
     log::install(log);
 
     for warning in config.warnings() {
@@ -165,7 +167,7 @@ fn serve(sources: Sources) -> Result<(), Failure> {
         supervisor::start_shard(start, sender.clone(), watchdog.clone()).map_err(|error| os_failure(&error))?;
     }
     let watchdog = Watchdog { shared: shared.clone(), doorbell: watchdog, wards, news: sender };
-    supervisor::start_watchdog(watchdog).map_err(|error| os_failure(&error))?;
+    supervisor::start_watchdog(watchdog, watchdog_log).map_err(|error| os_failure(&error))?;
     let serving = shared.clone();
     Supervisor { news, shared, shards, drain }.wait(|| {
         serving.set_serving();

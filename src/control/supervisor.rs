@@ -9,6 +9,7 @@
 use super::preflight::{ExitCode, Failure};
 use super::watchdog::Watchdog;
 use crate::limits::{ENDING_MAX_MS, ENDING_TICK_MS};
+use crate::log;
 use crate::shard::{self, Doorbell, Life, Shared, Stage, Start};
 use crate::stderr::say;
 use std::io;
@@ -52,10 +53,10 @@ pub fn start_shard(start: Start, news: Sender<News>, watchdog: Doorbell) -> io::
 }
 
 /// Starts the watchdog's thread.
-pub fn start_watchdog(watchdog: Watchdog) -> io::Result<()> {
+pub fn start_watchdog(watchdog: Watchdog, log: log::Sender) -> io::Result<()> {
     let news = watchdog.news.clone();
     let run = move || {
-        let _ = catch_unwind(AssertUnwindSafe(|| watchdog.run()));
+        let _ = catch_unwind(AssertUnwindSafe(|| watchdog.run(log)));
         let _ = news.send(News::Unwatched);
     };
     thread::Builder::new().name("watchdog".to_owned()).spawn(run).map(drop)

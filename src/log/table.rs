@@ -109,18 +109,18 @@ fields! {
     Listener = "listener", Text, "The address and port that the client connected to.";
     Helo = "helo", Text, "What the client said in EHLO or HELO.";
     From = "from", Text, "The reverse-path, without angle brackets; empty for the null one.";
-    To = "to", Text, "The forward-path that it is about; the first one, if there are several.";
+    To = "to", Text, "The forward-paths that it is about, with commas between them.";
     Size = "size", Number, "Octets of the message.";
     Nrcpt = "nrcpt", Number, "How many recipients it is about.";
     Reply = "reply", Text, "The reply's text with its code: ours to a client, the next hop's to us.";
     Dsn = "dsn", Text, "The enhanced status code (RFC 3463).";
     Relay = "relay", Text, "The next hop, and the address that was tried.";
     Delay = "delay", Seconds, "Time since the message was accepted.";
-    Duration = "duration", Seconds, "How long it took: the session, the transaction.";
-    Status = "status", Text, "How it ended, in a word.";
+    Duration = "duration", Seconds, "How long it took: the session, the message from its first octet to its 250, the transaction with the next hop.";
+    Status = "status", Text, "What has become of it: the event's name.";
     Reason = "reason", Text, "The limit or rule that decided; of a refusal, the label of `gatepost_refusals_total` or `gatepost_connections_refused_total`.";
     Tls = "tls", Text, "Protocol and cipher suite; absent in clear.";
-    Auth = "auth", Text, "The authenticated user; of a delivery, the mechanism.";
+    Auth = "auth", Text, "The authenticated user.";
     Messages = "messages", Number, "Messages accepted in the session.";
     Attempts = "attempts", Number, "Attempts at delivery so far, this one with them.";
     Lost = "lost", Number, "Records that could not be written since the last one that was.";
@@ -171,24 +171,24 @@ macro_rules! events {
 }
 
 events! {
-    Session = "session", Info, [Session Client Proxy Listener Helo Tls Auth Messages Duration Status Reason],
+    Session = "session", Info, [Session Client Proxy Listener Helo Tls Auth Messages Duration Reason],
         "An inbound session has ended.";
-    Accepted = "accepted", Info, [Session Id Client Proxy Listener Helo From To Size Nrcpt Reply Dsn Duration Tls Auth],
+    Accepted = "accepted", Info, [Session Id Client Proxy Listener Helo From To Size Nrcpt Duration Tls Auth],
         "A message was acknowledged with 250: it is on stable storage.";
     Refused = "refused", Warn,
-        [Session Id Client Proxy Listener Helo From To Size Nrcpt Reply Dsn Duration Status Reason Tls Auth],
+        [Session Id Client Proxy Listener Helo From To Size Nrcpt Reply Reason Tls Auth],
         "A connection, a command or a message was refused.";
     Delivered = "delivered", Info,
-        [Session Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Reason Tls Auth Attempts],
+        [Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Tls Attempts],
         "A next hop has taken a message for these recipients.";
     Deferred = "deferred", Warn,
-        [Session Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Reason Tls Auth Attempts],
+        [Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Tls Attempts],
         "An attempt has failed for these recipients; there will be another.";
     Failed = "failed", Warn,
-        [Session Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Reason Tls Auth Attempts],
+        [Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Tls Attempts],
         "A next hop has refused a message for these recipients for good.";
     Expired = "expired", Warn,
-        [Session Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Reason Tls Auth Attempts],
+        [Id From To Size Nrcpt Relay Reply Dsn Delay Duration Status Tls Attempts],
         "Delivery to these recipients was tried for as long as it may be.";
     Notice = "notice", Info, [Message],
         "What operators are told; `warn` for what is on standard error too.";

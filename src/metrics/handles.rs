@@ -254,7 +254,7 @@ impl ShardMetrics {
         let at_connect = |reply: Reply| reason(reply).filter(|_| reply.is_said_at_connect());
         let of_content = |reply: Reply| reason(reply).filter(|_| reply.is_said_of_content());
         let at_the_end = |reply: Reply| match reply {
-            Reply::Closing => Some("quit"),
+            Reply::Closing => Some(QUIT),
             _ => reason(reply).filter(|_| reply.closes(Revision::V4)),
         };
         ShardMetrics {

@@ -86,7 +86,7 @@ metrics_table! {
     CONNECTIONS = "gatepost_connections", (gauge), Count, [], "Inbound connections now.";
     CONNECTIONS_ACCEPTED = "gatepost_connections_accepted_total", (counter), Count, [], "Inbound connections that were given a session.";
     CONNECTIONS_REFUSED = "gatepost_connections_refused_total", (counter), Count, ["reason"], "Inbound connections refused in place of a banner, by reason.";
-    SESSIONS_ENDED = "gatepost_sessions_ended_total", (counter), Count, ["reason"], "Sessions that have ended, by reason: quit, client_gone (its end or a reset came first), tls_failed, defect, or that of the refusal which ended it.";
+    SESSIONS_ENDED = "gatepost_sessions_ended_total", (counter), Count, ["reason"], "Sessions that have ended, by reason: quit, client_gone (its end or a reset came first), tls_failed, or that of the refusal which ended it.";
     SESSION_SECONDS = "gatepost_session_seconds", (histogram DIALOGUE), Seconds, [], "Time from the accept of a connection to its end.";
     ACCEPT_PAUSES = "gatepost_accept_pauses_total", (counter), Count, [], "Times a listener paused for want of descriptors or memory.";
     SESSION_PANICS = "gatepost_session_panics_total", (counter), Count, [], "Sessions ended by a defect of this program.";
@@ -161,6 +161,13 @@ metrics_table! {
     READY = "gatepost_ready", (gauge), Count, [], "1 while /readyz says that mail is accepted, 0 otherwise.";
     BUILD_INFO = "gatepost_build_info", (gauge), Count, ["version"], "1, labelled with the version.";
 }
+
+/// A reason of [`SESSIONS_ENDED`]: the client said QUIT.
+pub const QUIT: &str = "quit";
+/// The client ended or reset the connection.
+pub const CLIENT_GONE: &str = "client_gone";
+/// The TLS handshake failed.
+pub const TLS_FAILED: &str = "tls_failed";
 
 /// Seconds to days: what waits in a queue.
 const DELAYS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 172800.0];

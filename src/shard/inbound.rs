@@ -10,10 +10,11 @@ use super::logon::{self, Unavailable};
 use super::message::Message;
 use super::net::{Connection, Ready};
 use super::outbound::{self, Acknowledgement, Notice};
+use super::records::{Origin, Stored};
 use super::shared::{Permit, Stage};
 use super::stream::Stream;
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
-use crate::metrics::TlsFailure;
+use crate::metrics::{self, TlsFailure};
 use crate::policy::{self, RecipientVerdict};
 use crate::smtp::address::Path;
 use crate::smtp::reply::Reply;
@@ -68,8 +69,9 @@ struct Inbound {
     context: Rc<Context>,
     binding: Rc<Binding>,
     client: IpAddr,
-    #[allow(dead_code, reason = "kept for what is recorded of the session")]
     proxy: Option<IpAddr>,
+    /// Messages that were acknowledged.
+    messages: u64,
     /// Who the client has proved to be.
     user: Option<Arc<User>>,
     /// Given back just before the last reply leaves, and before the socket closes (it stands before the
@@ -117,12 +119,13 @@ pub fn serve(
         stream: Stream::new(connection),
         client: peer.client,
         proxy: peer.proxy,
+        messages: 0,
         user: None,
         permit: Some(permit),
         session,
         message: None,
         left: Vec::new(),
-        began: now,
+        began: peer.connected_at,
         reads: 0,
         unsent_acknowledgement: false,
     })
@@ -132,7 +135,7 @@ pub fn serve(
 impl Inbound {
     async fn run(mut self: Box<Self>) {
         let ending = self.dialogue().await;
-        self.count_end(&ending);
+        self.tell_end(&ending);
         match ending {
             Ending::Said | Ending::Tls => self.stream.linger(),
             Ending::Gone => self.stream.close_notify(),
@@ -190,14 +193,27 @@ impl Inbound {
         }
     }
 
-    fn count_end(&self, ending: &Ending) {
-        let metrics = &self.context.metrics;
-        metrics.session_seconds.record(self.context.net.now().duration_since(self.began).as_secs_f64());
-        match (ending, self.session.last_reply()) {
-            (Ending::Tls, None) => metrics.count_other_end("tls_failed"),
-            (_, Some(reply)) => metrics.count_end(reply),
-            (Ending::Said | Ending::Gone | Ending::Lost, None) => metrics.count_other_end("client_gone"),
-        }
+    /// Counts and records the session's end.
+    fn tell_end(&self, ending: &Ending) {
+        let (metrics, session) = (&self.context.metrics, &self.session);
+        let duration = self.context.net.now().saturating_duration_since(self.began);
+        metrics.session_seconds.record(duration.as_secs_f64());
+        let reason = match (ending, session.last_reply()) {
+            (_, Some(reply)) => {
+                metrics.count_end(reply);
+                reply.row().reason.unwrap_or(metrics::QUIT)
+            }
+            (ending, None) => {
+                let reason = if let Ending::Tls = ending { metrics::TLS_FAILED } else { metrics::CLIENT_GONE };
+                metrics.count_other_end(reason);
+                reason
+            }
+        };
+        self.context.records.ended(session, self.origin(), reason, self.messages, duration);
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { listener: self.binding.address, proxy: self.proxy }
     }
 
     /// Waits for input, or for something else that ends the wait, and takes a turn on it.
@@ -437,6 +453,7 @@ impl Inbound {
             Ok((durable, accepted)) => {
                 let metrics = &self.context.metrics;
                 let octets = accepted.octets;
+                let stored = Stored { id: accepted.id, octets };
                 metrics.queue_messages.increment(1.0);
                 metrics.queue_bytes.increment(octets as f64);
                 let notice = outbound::accept(&self.context, accepted, &|| self.stream.nudge());
@@ -451,11 +468,14 @@ impl Inbound {
                         metrics.messages_accepted.increment(1);
                         metrics.message_bytes_accepted.increment(octets);
                         metrics.message_size.record(octets as f64);
+                        self.context.records.accepted(&self.session, self.origin(), stored);
+                        self.messages += 1;
                         self.session.handle_durable(now, &durable);
                         self.unsent_acknowledgement = true;
                     }
                     Acknowledgement::Refuse(line) => {
                         self.context.metrics.count_passed_on_refusal(octets);
+                        self.context.records.refused_by_next_hop(&self.session, stored, &line);
                         self.session.handle_refusal(now, &line);
                     }
                 }

@@ -5,6 +5,7 @@ use super::current::Binding;
 use super::inbound::{self, Peer};
 use super::net::{Accepted, Connection, Listener, Ready};
 use super::proxied;
+use super::records::Origin;
 use super::shared::{Permit, Stage};
 use super::stream::Stream;
 use crate::limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, LATE_REFUSALS_MAX, REFUSED_HANDSHAKE_MS};
@@ -28,7 +29,7 @@ pub async fn listen(context: Rc<Context>, number: usize, listener: Listener) {
     loop {
         match listener.accept() {
             Accepted::Connection(connection, client) => {
-                refuse(&context, current.binding(number), connection, client, Reply::ShuttingDown)
+                refuse(&context, current.binding(number), connection, (client, None), Reply::ShuttingDown)
             }
             Accepted::Gone => {}
             Accepted::Empty | Accepted::Exhausted => return,
@@ -64,7 +65,7 @@ fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, c
     let now = context.net.now();
     match context.shared.admit(client, &binding.rules, &binding.config, now) {
         Ok(permit) => begin(context, binding, connection, Peer { client, proxy: None, connected_at: now }, permit),
-        Err(reply) => refuse(context, binding, connection, client, reply),
+        Err(reply) => refuse(context, binding, connection, (client, None), reply),
     }
 }
 
@@ -92,8 +93,14 @@ pub fn spawn<T: Future<Output = ()>>(context: &Rc<Context>, serve: impl FnOnce(R
 /// Refuses a connection, at once or after the tarpit's interval; under TLS where that comes first.
 ///
 //= [MS-OXSMTP] 4.0 3.2.7 Tarpit: IPAddressNotAllowed is answered late.
-pub fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, client: IpAddr, reply: Reply) {
-    context.metrics.count_refused_connection(reply);
+pub fn refuse(
+    context: &Rc<Context>,
+    binding: &Binding,
+    connection: Connection,
+    (client, proxy): (IpAddr, Option<IpAddr>),
+    reply: Reply,
+) {
+    tell_refusal(context, binding, (client, proxy), reply);
     let is_late = matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime)
         && binding.config.revision() == Revision::V4;
     let interval = binding.config.tarpit().filter(|_| is_late);
@@ -119,6 +126,12 @@ pub fn refuse(context: &Rc<Context>, binding: &Binding, connection: Connection, 
         refuse_late(&context, stream, implicit_tls, interval, |stream| answer(stream, client, reply)).await;
         context.late_refusals.set(context.late_refusals.get() - 1);
     });
+}
+
+/// Counts and records a refusal of a client, or of the proxy that would bring one.
+pub fn tell_refusal(context: &Context, binding: &Binding, (client, proxy): (IpAddr, Option<IpAddr>), reply: Reply) {
+    context.metrics.count_refused_connection(reply);
+    context.records.refused_connection(Origin { listener: binding.address, proxy }, client, reply);
 }
 
 /// Waits for the interval, and for TLS; a peer that is gone meanwhile needs no answer.

@@ -15,6 +15,7 @@ mod net;
 mod observer;
 mod outbound;
 mod proxied;
+mod records;
 mod shared;
 pub mod storage;
 mod stream;
@@ -24,6 +25,7 @@ pub use logon::{PasswordCheck, PasswordChecks};
 pub use net::Fault;
 pub use net::{Doorbell, Life};
 pub use outbound::{ClientTls, Security, lanes_of};
+pub use records::{Origin, Records};
 pub use shared::{Edition, NextHop, Shared, Stage};
 
 use crate::delivery::Backoff;
@@ -51,9 +53,6 @@ use storage::{Directory, Storage};
 /// ring wakes it: under load, a shard stood still for minutes. Nothing here needs the timer: the
 /// dispatcher yields by itself and sees to the reactor's turns (see [`net`]).
 const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
-
-/// A session's number is below its shard's.
-const SESSION_NUMBER_BITS: u32 = 48;
 
 /// Everything a shard is started with.
 #[derive(Debug)]
@@ -93,7 +92,8 @@ struct Context {
     outbound: Outbound,
     metrics: Rc<ShardMetrics>,
     observer: Rc<ShardObserver>,
-    /// Sessions so far; the shard's number is in it too.
+    records: Records,
+    /// The number of the last session.
     session_numbers: Cell<u64>,
     logons: Arc<PasswordChecks>,
     hostname: Rc<str>,
@@ -138,6 +138,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let next_hops = config.delivery.next_hops.len();
     let routes = config.delivery.routes.clone();
     let outbound = Outbound::new(&net, routes, next_hops, start.shards, start.found, start.key);
+    let records = Records::new(start.log);
     let context = Rc::new(Context {
         number: start.number,
         hostname: config.hostname.as_str().into(),
@@ -147,8 +148,9 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         logons: start.logons,
         net: net.clone(),
         storage: storage.clone(),
-        observer: Rc::new(ShardObserver::new(metrics.clone())),
-        session_numbers: Cell::new(u64::from(number) << SESSION_NUMBER_BITS),
+        observer: Rc::new(ShardObserver::new(metrics.clone(), records.clone())),
+        records,
+        session_numbers: Cell::new(records::first_session_number(start.number)),
         metrics,
         scratch: RefCell::new(vec![0; READ_MAX_OCTETS].into()),
         date: RefCell::default(),

@@ -1,5 +1,6 @@
-//! What the sessions of a binding read and say, counted.
+//! What the sessions of a shard read and say, counted and recorded.
 
+use super::records::Records;
 use crate::metrics::ShardMetrics;
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
@@ -10,12 +11,13 @@ use std::rc::Rc;
 #[derive(Debug)]
 pub struct ShardObserver {
     metrics: Rc<ShardMetrics>,
+    records: Records,
 }
 
 impl ShardObserver {
-    /// Counts in these metrics.
-    pub fn new(metrics: Rc<ShardMetrics>) -> Self {
-        ShardObserver { metrics }
+    /// Counts and records here.
+    pub fn new(metrics: Rc<ShardMetrics>, records: Records) -> Self {
+        ShardObserver { metrics, records }
     }
 }
 
@@ -30,5 +32,6 @@ impl Observer for ShardObserver {
 
     fn refusal(&self, session: &Session, reply: Reply) {
         self.metrics.count_refusal(reply, session.content_octets());
+        self.records.refused(session, reply);
     }
 }

@@ -79,7 +79,7 @@ fn introduce(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connectio
     result.increment(1);
     match place.admit(peer.client, &binding.rules, &binding.config, context.net.now()) {
         Ok(permit) => listener::begin(context, binding, connection, peer, permit),
-        Err(reply) => listener::refuse(context, binding, connection, peer.client, reply),
+        Err(reply) => listener::refuse(context, binding, connection, (peer.client, peer.proxy), reply),
     }
 }
 
@@ -140,6 +140,6 @@ fn take_header(
 /// Ends a connection before its client is known: with a reply, but where TLS comes first, which cannot
 /// begin behind a header that was not read.
 fn end(context: &Context, binding: &Binding, connection: Connection, proxy: IpAddr, reply: Reply) {
-    context.metrics.count_refused_connection(reply);
+    listener::tell_refusal(context, binding, (proxy, None), reply);
     if binding.implicit_tls { connection.linger() } else { listener::answer(Stream::new(connection), proxy, reply) }
 }

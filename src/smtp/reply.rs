@@ -6,6 +6,7 @@
 
 use super::sasl;
 use super::server::Revision;
+use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -291,14 +292,29 @@ impl Reply {
         )
     }
 
+    /// The line without CRLF, as it is said to `client`.
+    pub fn said_to(self, client: IpAddr) -> impl fmt::Display {
+        SaidTo { reply: self, client }
+    }
+
     /// Appends the line with CRLF, as it is said to `client`.
     pub fn write(self, out: &mut Vec<u8>, client: IpAddr) {
-        match self.text().split_once("{ip}") {
-            None => out.extend_from_slice(self.text().as_bytes()),
-            // Writing to a Vec cannot fail.
-            Some((head, tail)) => _ = write!(out, "{head}{}{tail}", client.to_canonical()),
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "{}\r\n", self.said_to(client));
+    }
+}
+
+struct SaidTo {
+    reply: Reply,
+    client: IpAddr,
+}
+
+impl fmt::Display for SaidTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reply.text().split_once("{ip}") {
+            None => f.write_str(self.reply.text()),
+            Some((head, tail)) => write!(f, "{head}{}{tail}", self.client.to_canonical()),
         }
-        out.extend_from_slice(b"\r\n");
     }
 }
 

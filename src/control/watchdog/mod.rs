@@ -14,14 +14,15 @@
 mod pulse;
 
 use super::supervisor::News;
-use crate::config::Tls;
+use crate::config::{Binding, Tls};
 use crate::limits::{
     ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ENDING_MAX_MS, LINGER_MAX_MS, WATCHDOG_ASK_MS, WATCHDOG_DRAIN_TICK_MS,
     WATCHDOG_GIVE_UP_MS, WATCHDOG_LATE_MS, WATCHDOG_LINGERING_MAX,
 };
+use crate::log;
 use crate::metrics::WatchdogMetrics;
 use crate::policy::canonical;
-use crate::shard::{Doorbell, Life, Shared, Stage};
+use crate::shard::{Doorbell, Life, Origin, Records, Shared, Stage};
 use crate::smtp::reply::Reply;
 use crate::stderr::say;
 use pulse::{Finding, Look, Pulse};
@@ -88,6 +89,7 @@ struct Lingering {
 struct Watch {
     watchdog: Watchdog,
     metrics: WatchdogMetrics,
+    records: Records,
     epoch: Instant,
     now_ms: u64,
     lingering: Vec<Lingering>,
@@ -97,10 +99,11 @@ struct Watch {
 
 impl Watchdog {
     /// Watches until the process ends.
-    pub fn run(self) -> ! {
+    pub fn run(self, log: log::Sender) -> ! {
         let mut watch = Watch {
             watchdog: self,
             metrics: WatchdogMetrics::new(),
+            records: Records::new(log),
             epoch: Instant::now(),
             now_ms: 0,
             lingering: Vec::with_capacity(WATCHDOG_LINGERING_MAX),
@@ -175,17 +178,24 @@ impl Watch {
     fn accept_all(&mut self, listeners: &[TcpListener], reply: Reply) {
         let config = self.watchdog.shared.config();
         for (listener, binding) in listeners.iter().zip(&config.bindings) {
-            self.accept(listener, binding.tls == Some(Tls::Implicit), reply);
+            self.accept(listener, binding, reply);
         }
     }
 
     /// Who begins with TLS would take a reply for a broken record, and is closed without one: the
     /// watchdog keeps no keys.
-    fn accept(&mut self, listener: &TcpListener, implicit_tls: bool, reply: Reply) {
+    fn accept(&mut self, listener: &TcpListener, binding: &Binding, reply: Reply) {
         for _ in 0..ACCEPT_BATCH_MAX {
             match listener.accept() {
-                Ok(_) if implicit_tls => self.metrics.count_refused_connection(reply),
-                Ok((stream, client)) => self.refuse(stream, canonical(client.ip()), reply),
+                Ok((stream, client)) => {
+                    let client = canonical(client.ip());
+                    self.metrics.count_refused_connection(reply);
+                    let origin = Origin { listener: binding.address, proxy: None };
+                    self.records.refused_connection(origin, client, reply);
+                    if binding.tls != Some(Tls::Implicit) {
+                        self.refuse(stream, client, reply);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => {
@@ -198,7 +208,6 @@ impl Watch {
 
     /// Answers in place of the banner. The socket is new: the reply fits into its buffer.
     fn refuse(&mut self, mut stream: TcpStream, client: IpAddr, reply: Reply) {
-        self.metrics.count_refused_connection(reply);
         let mut line = Vec::with_capacity(64);
         reply.write(&mut line, client);
         // A peer that is gone already needs no reply.

@@ -8,6 +8,7 @@ use crate::shard::net::{Connection, Nudge, Ready};
 use crate::shard::shared::{NextHop, Stage};
 use crate::shard::stream::Stream;
 use crate::smtp::client::{self, Failure, Session, Step, Timeouts, Transaction, Unsendable};
+use crate::smtp::header::TlsParameters;
 use crate::stderr;
 use std::fmt;
 use std::io;
@@ -89,6 +90,7 @@ impl fmt::Display for Lost {
 /// A connection and its dialogue.
 pub struct Link {
     context: Rc<Context>,
+    address: SocketAddr,
     stream: Stream,
     session: Session,
     /// Input that the dialogue has not consumed.
@@ -158,7 +160,7 @@ impl Link {
         let session = Session::new(context.hostname.clone(), timeouts, wants, context.net.now());
         let stream = Stream::new(connection);
         let mut link =
-            Link { context: context.clone(), stream, session, left: Vec::new(), event: None, is_open: false };
+            Link { context: context.clone(), address, stream, session, left: Vec::new(), event: None, is_open: false };
         loop {
             match link.turn().await {
                 Event::Ready => {
@@ -219,6 +221,16 @@ impl Link {
     /// What wakes the task that waits for this connection.
     pub fn nudge(&self) -> Nudge {
         self.stream.nudge()
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The TLS that it is under.
+    pub fn tls_parameters(&self) -> Option<TlsParameters> {
+        self.stream.tls_parameters()
     }
 
     /// The dialogue.

@@ -6,9 +6,11 @@ use super::recorder::{Said, Settlement, release, write};
 use super::{Context, show_queue};
 use crate::delivery::{RouteId, expired, recipient_domain};
 use crate::limits::TRANSACTION_RECIPIENTS_MAX;
+use crate::log::Event;
 use crate::queue::outcome::{Settled, Status};
 use crate::queue::schedule::Job;
 use crate::queue::stored::StoredEnvelope;
+use crate::shard::records::Attempt;
 use crate::smtp::client::{Answer, Disposition};
 use crate::stderr;
 use metrics::Counter;
@@ -166,8 +168,27 @@ pub fn give_up(context: &Rc<Context>, job: Job, content: &Content, status: Statu
     let metrics = &context.metrics.recipients;
     let counter = if status == Status::Expired { &metrics.expired } else { &metrics.failed };
     counter.increment(settled.len() as u64);
+    tell(context, job, content, &settled, status, reply);
     settle(context, job, settled, false, notice);
     end(context, job);
+}
+
+/// Records that these recipients were given up, without a transaction.
+fn tell(context: &Context, job: Job, content: &Content, settled: &[Settled<Said>], status: Status, reply: &Answer) {
+    let schedule = context.outbound.schedule.borrow();
+    let Some(message) = schedule.message(job.message) else { return };
+    let attempt = Attempt {
+        id: message.id,
+        octets: message.octets,
+        envelope: &content.envelope,
+        relay: None,
+        tls: None,
+        duration: Duration::ZERO,
+        attempts: job.attempts,
+    };
+    let places: Vec<u32> = settled.iter().map(|one| one.recipient).collect();
+    let event = if status == Status::Expired { Event::Expired } else { Event::Failed };
+    context.records.settled(event, &attempt, &places, Some(reply));
 }
 
 /// Settles the recipients of a job whose message is too old.

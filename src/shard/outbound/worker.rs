@@ -12,10 +12,11 @@ use crate::queue::outcome::Status;
 use crate::queue::schedule::Job;
 use crate::queue::stored::StoredEnvelope;
 use crate::shard::net::Nudge;
+use crate::shard::records::Attempt;
 use crate::shard::shared::{NextHop, Stage as Life};
 use crate::shard::storage::SpillReader;
 use crate::smtp::QueueId;
-use crate::smtp::client::{Cause, Recipient, Stage, Transaction};
+use crate::smtp::client::{Cause, Disposition, Recipient, Stage, Transaction};
 use crate::smtp::envelope::BodyType;
 use crate::stderr;
 use futures_lite::FutureExt;
@@ -78,6 +79,7 @@ struct Subject {
     id: QueueId,
     octets: u64,
     content: Rc<Content>,
+    began: Instant,
 }
 
 impl Drop for Worker {
@@ -270,9 +272,8 @@ impl Worker {
         } else {
             transactions.new.increment(1)
         }
-        let began = Instant::now();
         let good = self.transact(link, job, &subject).await;
-        self.context.metrics.delivery_seconds.record(began.elapsed().as_secs_f64());
+        self.context.metrics.delivery_seconds.record(subject.began.elapsed().as_secs_f64());
         good
     }
 
@@ -287,7 +288,7 @@ impl Worker {
             Some(content) => content,
             None => Rc::new(Content::read(&self.context.storage, id, location).await?),
         };
-        Ok(Some(Subject { id, octets, content }))
+        Ok(Some(Subject { id, octets, content, began: Instant::now() }))
     }
 
     async fn transact(&self, link: &mut Link, job: Job, subject: &Subject) -> bool {
@@ -351,18 +352,33 @@ impl Worker {
                 Event::Ready | Event::Nudged | Event::StartTls => {}
             }
         };
-        self.finish(link, job, content, &places, lost)
+        self.finish(link, job, subject, &places, lost)
+    }
+
+    /// Counts and records what an attempt came to.
+    fn tell(&self, link: &mut Link, job: Job, subject: &Subject, places: &[u32], of: &[Disposition], is_lost: bool) {
+        self.context.metrics.count_attempt(of, is_lost);
+        let attempt = Attempt {
+            id: subject.id,
+            octets: subject.octets,
+            envelope: &subject.content.envelope,
+            relay: Some((&self.state().name, link.address())),
+            tls: link.tls_parameters(),
+            duration: subject.began.elapsed(),
+            attempts: job.attempts + 1,
+        };
+        self.context.records.attempted(&attempt, places, of, link.session().acceptance());
     }
 
     /// The transaction is over, one way or the other.
-    fn finish(&self, link: &mut Link, job: Job, content: &Content, places: &[u32], lost: Option<Lost>) -> bool {
-        let context = &self.context;
+    fn finish(&self, link: &mut Link, job: Job, subject: &Subject, places: &[u32], lost: Option<Lost>) -> bool {
+        let (context, content) = (&self.context, &*subject.content);
         self.job.set(None);
         let Some(lost) = lost else {
             self.has_served.set(true);
             self.state().state.answered();
             let dispositions = link.session().take_dispositions();
-            context.metrics.count_attempt(&dispositions, false);
+            self.tell(link, job, subject, places, &dispositions, false);
             settle::conclude(context, job, content, places, &dispositions);
             return !link.session().must_close();
         };
@@ -370,6 +386,7 @@ impl Worker {
             Lost::Dialogue(failure) => failure,
             Lost::Content(_) => {
                 let dispositions = link.session().take_dispositions();
+                self.tell(link, job, subject, places, &dispositions, true);
                 settle::conclude(context, job, content, places, &dispositions);
                 return false;
             }
@@ -385,7 +402,6 @@ impl Worker {
             context.outbound.schedule.borrow_mut().put_back(job);
             return false;
         }
-        context.metrics.count_attempt(&[], true);
         if failure.maybe_delivered() {
             context.metrics.possible_duplicates.next_hop_silent.increment(1);
         }
@@ -397,6 +413,7 @@ impl Worker {
             ));
         }
         let dispositions = link.session().take_dispositions();
+        self.tell(link, job, subject, places, &dispositions, true);
         settle::conclude(context, job, content, places, &dispositions);
         false
     }

@@ -168,6 +168,7 @@ pub struct Session {
     reader: Reader,
     output: Output,
     ledger: Ledger,
+    acceptance: Option<Answer>,
     dispositions: Vec<Disposition>,
     /// The last transaction had no final reply: the next hop may still be in it.
     reset_needed: bool,
@@ -189,6 +190,7 @@ impl Session {
             reader: Reader::default(),
             output: Output::default(),
             ledger: Ledger::default(),
+            acceptance: None,
             dispositions: Vec::new(),
             reset_needed: false,
             since: now,
@@ -235,6 +237,11 @@ impl Session {
     /// inside a transaction. Empty otherwise, and when asked again.
     pub fn take_dispositions(&mut self) -> Vec<Disposition> {
         std::mem::take(&mut self.dispositions)
+    }
+
+    /// What the next hop said at the end of the transaction that it took last.
+    pub fn acceptance(&self) -> Option<&Answer> {
+        self.acceptance.as_ref()
     }
 
     /// When [`Self::handle_time`] must be called. None between transactions and after the end.
@@ -511,6 +518,7 @@ impl Session {
             (&State::Envelope { next, octets }, refusal) => self.handle_envelope(next, octets, class, refusal),
             (State::EndOfData, refusal) if class != 3 => {
                 self.reset_needed = false;
+                self.acceptance = refusal.is_none().then(|| Answer::new(code, text));
                 Some(self.answered(refusal.as_ref()))
             }
             (State::Nothing, _) if class != 3 => Some(self.answered(None)),

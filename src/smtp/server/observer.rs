@@ -4,6 +4,7 @@ use super::{Session, State};
 use crate::smtp::command::Verb;
 use crate::smtp::reply::{self, Reply};
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 /// Hears what the sessions of a binding read and say, at the moment that they do.
@@ -25,6 +26,11 @@ impl Session {
         self.number = number;
         self.observer = Some(observer);
         self.observe_reply(reply::BANNER_CODE);
+    }
+
+    /// The client's address, canonical.
+    pub fn client(&self) -> IpAddr {
+        self.client
     }
 
     /// Its number.
