@@ -2,9 +2,11 @@
 //!
 //! `GATEPOST_BLESS=1 cargo test --test docs` writes them.
 
-use gatepost::log::table;
+use gatepost::log::{Event, Field, Format, Level, Log, Settings, table};
+use gatepost::smtp::reply::Reply;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Which page has which table, and what writes it.
 const TABLES: &[(&str, &str, fn() -> String)] =
@@ -42,4 +44,26 @@ fn tables_are_put_between_their_markers() {
     assert_eq!(with_table(page, "x", "new\n").as_deref(), Some(&*page.replace("old", "new")));
     assert_eq!(with_table(page, "y", "").as_deref(), Some(page));
     assert_eq!(with_table(page, "z", "new\n"), None);
+}
+
+/// The log's page shows a record in both formats.
+#[test]
+fn examples_are_what_is_written() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/log.md")).expect("a page");
+    let path = std::env::temp_dir().join(format!("gatepost-docs-{}", std::process::id()));
+    for (format, fence) in [(Format::Text, "```text\n"), (Format::Json, "```json\n")] {
+        let settings = Settings { format, level: Level::Warn, file: Some(path.clone()) };
+        let (log, senders) = Log::start(&settings, 1, metrics::Counter::noop()).expect("a log");
+        let time = UNIX_EPOCH + Duration::from_micros(1_795_300_827_123_456);
+        let mut record = senders[0].record(Event::Refused, time).expect("written");
+        record.str(Field::Session, "2A").str(Field::Client, "192.0.2.1").str(Field::Helo, "mail.example.net");
+        record.str(Field::Reason, Reply::UnrecognizedCommand.row().reason.expect("a refusal"));
+        record.str(Field::Reply, Reply::UnrecognizedCommand.text());
+        record.end();
+        let is_flushed = log.flush(Duration::from_secs(60));
+        let written = fs::read_to_string(&path).expect("a log");
+        fs::remove_file(&path).expect("a log");
+        assert!(is_flushed);
+        assert!(page.contains(&[fence, &written, "```\n"].concat()), "docs/log.md does not show {written}");
+    }
 }

@@ -358,6 +358,9 @@ impl Gateway {
                 let status = self.child.wait();
                 panic!("it did not start ({status:?}): {}\n{}", self.started.join("\n"), self.stderr());
             };
+            // A record, where the log is JSON.
+            let record = serde_json::from_str::<serde_json::Value>(&line).ok();
+            let line = record.and_then(|record| Some(record["message"].as_str()?.to_owned())).unwrap_or(line);
             if let Some(address) = line.strip_prefix("listening on ") {
                 self.listening.push(address.parse().expect("an address"));
             }

@@ -16,6 +16,7 @@ mod delivery;
 mod harness;
 mod limits;
 mod listeners;
+mod log;
 mod mail;
 mod next_hop;
 mod preflight;

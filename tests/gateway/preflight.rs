@@ -22,7 +22,7 @@ fn assert_failed(ended: &Ended, code: i32, words: &[&str]) {
 }
 
 /// A place and a program that every user can reach, and a user that is not root.
-fn unprivileged(scratch: &Scratch) -> (PathBuf, Option<u32>) {
+pub fn unprivileged(scratch: &Scratch) -> (PathBuf, Option<u32>) {
     if !is_root() {
         return (GATEPOST.clone(), None);
     }
