@@ -62,7 +62,7 @@ def times_are_utc():
     log.write_text('2026-11-21T22:40:27.123456Z warn refused client=2001:db8::1 reason=protocol_errors\n'
                    '{"time":"2026-11-21T22:40:27.123456Z","level":"warn","event":"refused","size":1,"delay":0.001,'
                    '"client":"2001:db8::1","reason":"protocol_errors"}\n')
-    for zone in ["UTC", "America/New_York"]:
+    for zone in ["UTC", "UTC-0500"]:
         times = run("fail2ban-regex", "--out", "<ip> <time>", f"--timezone={zone}", log, FILTER).decode().splitlines()
         assert times == ["2001:db8::1 1795300827"] * 2, times
 
@@ -71,6 +71,7 @@ def times_are_utc():
 def a_renamed_log_is_made_again():
     log, renamed = SCRATCH / "rotated.log", SCRATCH / "rotated.log.1"
     with Gateway("--log-format=json", f"--log-file={log}") as gateway:
+        until("the lines of the start", lambda: "metrics at" in log.read_text())
         log.rename(renamed)
         gateway.reload()
         until("a new log", log.exists)
