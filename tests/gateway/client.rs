@@ -89,6 +89,15 @@ impl Client {
         Ok(())
     }
 
+    /// The same; its first octets leave in one piece with these before them.
+    pub fn secure_behind(&mut self, before: &[u8], tls: &ClientTls) {
+        let mut session = tls.begin();
+        let mut first = before.to_vec();
+        session.write_tls(&mut first).expect("memory");
+        self.stream.write_all(&first).expect("a server that reads");
+        self.tls = Some(shake_hands(session, &mut self.stream).expect("a handshake"));
+    }
+
     /// The same, each octet for itself.
     pub fn secure_by_octets(&mut self, tls: &ClientTls) {
         self.tls = Some(shake_hands(tls.begin(), &mut ByOctets(&mut self.stream)).expect("a handshake"));

@@ -20,6 +20,7 @@ mod log;
 mod mail;
 mod next_hop;
 mod preflight;
+mod proxy;
 mod queue;
 mod resources;
 mod sasl_client;
