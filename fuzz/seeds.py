@@ -135,6 +135,38 @@ def main():
     for field in re.findall(rb'\(b"(Received[^\n]*?)", b"', fields):
         write("data", bytes([3, 1, 40]) + unescaped(field) + b"\r\nx\r\n.\r\n")
     exchanges()
+    headers()
+
+
+def headers():
+    """Headers of the PROXY protocol, and dialogues behind them."""
+    address4, address6 = bytes([192, 0, 2, 1, 192, 0, 2, 25]), bytes([0x20, 1, 13, 184]) + bytes(12) + b"\x01" * 16
+    ports, noop, ssl = b"\xdc\x04\0\x19", b"\x04\0\x02xx", b"\x20\0\x05\x01\0\0\0\0"
+
+    def binary(kind, block):
+        return b"\r\n\r\n\0\r\nQUIT\n" + kind + len(block).to_bytes(2, "big") + block
+
+    def sealed(header):
+        sum_of = 0xffffffff
+        for octet in header:
+            sum_of ^= octet
+            for _ in range(8):
+                sum_of = sum_of >> 1 ^ (0x82f63b78 if sum_of & 1 else 0)
+        return header[:-4] + (sum_of ^ 0xffffffff).to_bytes(4, "big")
+
+    checksum = b"\x03\0\x04\0\0\0\0"
+    for header in [
+            b"PROXY TCP4 192.0.2.1 192.0.2.25 56324 25\r\n", b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.25 1 65535\r\n",
+            b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN what else\r\n", b"PROXY TCP4 192.0.2.01 192.0.2.25 56324 025\r\n",
+            binary(b"\x21\x11", address4 + ports), binary(b"\x21\x21", address6 + ports),
+            binary(b"\x21\x11", address4 + ports + noop + ssl), sealed(binary(b"\x21\x11", address4 + ports + checksum)),
+            sealed(binary(b"\x21\x21", address6 + ports + noop + checksum)), binary(b"\x20\0", b""),
+            binary(b"\x20\x11", address4 + ports), binary(b"\x21\0", b""), binary(b"\x21\x31", bytes(216)),
+            binary(b"\x21\x12", address4 + ports), binary(b"\x22\x11", address4), b"", b"\r\n\r\n", b"PROXY\r\n"]:
+        for sizes in (b"\0\0", b"\x05\x01"):
+            write("proxy", sizes + header + b"EHLO x\r\n" + BEGIN + b"DATA\r\nx\r\n.\r\nQUIT\r\n")
+        write("proxy", b"\x03\x07" + header)
+        write("proxy", b"\0\0" + header * 2)
 
 
 def exchanges():

@@ -60,6 +60,11 @@ const TOKENS: &[&[u8]] = &[
     b";",
     b":",
     b"\r\n\r\n",
+    b"PROXY ",
+    b"TCP4 192.0.2.1 ",
+    b"TCP6 2001:db8::1 ",
+    b"\r\n\r\n\0\r\nQUIT\n",
+    b"\x21\x11\0\x0c",
 ];
 
 /// xorshift64*: the same numbers on every machine, for ever.
@@ -154,6 +159,11 @@ fn session() {
 #[test]
 fn ntlm() {
     replay("ntlm", fuzz::ntlm::run);
+}
+
+#[test]
+fn proxy() {
+    replay("proxy", fuzz::proxy::run);
 }
 
 #[test]

@@ -85,6 +85,31 @@ fn the_total_admits_its_cap() {
     });
 }
 
+/// Two connections take a place in the total, and only then say that they are of one source, which has
+/// room for one: that one keeps both places, the other gives its own back, and nobody else is refused.
+#[test]
+fn of_two_in_the_total_the_source_gets_one() {
+    model_bounded(3, || {
+        let (total, per_source) = (Arc::new(ConnectionCounter::new()), Arc::new(ConnectionTable::new(slots())));
+        let admitted = on_two_threads({
+            let (total, per_source) = (Arc::clone(&total), Arc::clone(&per_source));
+            move |_| {
+                assert!(total.try_acquire(2), "there is room for two");
+                let is_admitted = per_source.try_acquire(SLOT, 1);
+                if !is_admitted {
+                    total.release();
+                }
+                is_admitted
+            }
+        });
+        assert!(admitted[0] ^ admitted[1], "{admitted:?}");
+        assert_eq!((total.current(), per_source.current(SLOT)), (1, 1));
+        per_source.release(SLOT);
+        total.release();
+        assert_eq!((total.current(), per_source.current(SLOT)), (0, 0));
+    });
+}
+
 /// Two connections come and go while a third looks on: it never sees more than the cap, nobody
 /// holds a place that another holds, no release is lost and none takes the count below zero
 /// (`release` asserts that).

@@ -1,17 +1,20 @@
-//! The parsers of lines, commands and addresses against `fuzz/src/oracle.rs`, an independent and
-//! deliberately simple reading of the same rules: over input that is valid, valid but for one
-//! octet, and composed of the grammar's edges. The fuzz target `command` compares the same over
-//! octets of any kind.
+//! The parsers of lines, commands and addresses against `fuzz/src/oracle.rs`, and of PROXY headers
+//! against `fuzz/src/proxy_oracle.rs`: independent and deliberately simple readings of the same rules,
+//! over input that is valid, valid but for one octet, and composed of the grammar's edges. The fuzz
+//! targets `command` and `proxy` compare the same over octets of any kind.
 
 #[path = "../fuzz/src/command.rs"]
 mod command;
 #[path = "../fuzz/src/oracle.rs"]
 mod oracle;
+#[path = "../fuzz/src/proxy_oracle.rs"]
+mod proxy_oracle;
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Lengths around the limits of the grammar.
 const LENGTHS: &[usize] = &[0, 1, 2, 62, 63, 64, 65, 127, 250, 254, 255, 256, 257];
@@ -195,8 +198,72 @@ fn mutated(of: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>>
     })
 }
 
+/// Lines of the PROXY protocol.
+fn header_line() -> impl Strategy<Value = Vec<u8>> {
+    let address = || {
+        prop_oneof![
+            4 => any::<[u8; 4]>().prop_map(|octets| Ipv4Addr::from(octets).to_string()),
+            4 => any::<[u8; 16]>().prop_map(|octets| Ipv6Addr::from(octets).to_string()),
+            2 => select(&["::", "::1", "1::", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "1::2:3:4:5:6:7:8", "::ffff:192.0.2.1"][..])
+                .prop_map(str::to_owned),
+            1 => literal().prop_map(|literal| literal.trim_matches(['[', ']']).replace("IPv6:", "")),
+        ]
+    };
+    let port = || prop_oneof![4 => any::<u16>().prop_map(|port| port.to_string()), 1 => words(&["0", "00", "65536", "+1", "", "1a"])];
+    let family = words(&["TCP4", "TCP4", "TCP6", "TCP6", "UNKNOWN", "TCP", "tcp4", "UNKNOWNS", ""]);
+    let space = || words(&[" ", " ", " ", " ", " ", " ", " ", " ", "  ", "", "\t"]);
+    let end = words(&["\r\n", "\r\n", "\r\n", "\r\n\r\n", "\r\nEHLO x\r\n", "\n", "\r", "\r\r\n", ""]);
+    let fields = (address(), address(), port(), port());
+    (family, fields, (space(), space(), space(), space()), end).prop_map(|(family, (a, b, c, d), (s, t, u, v), end)| {
+        format!("PROXY {family}{s}{a}{t}{b}{u}{c}{v}{d}{end}").into_bytes()
+    })
+}
+
+/// Headers of its version 2; the last TLV is perhaps the checksum, which is mostly right.
+fn binary_header() -> impl Strategy<Value = Vec<u8>> {
+    let command = prop_oneof![6 => Just(0x21), 2 => Just(0x20), 1 => any::<u8>()];
+    let family = prop_oneof![3 => Just(0x11), 3 => Just(0x21), 3 => select(&[0_u8, 1, 0x10, 0x12, 0x22, 0x31, 0x32][..]), 1 => any::<u8>()];
+    let addresses = prop_oneof![4 => Just(12_usize), 4 => Just(36), 2 => Just(216), 1 => 0..300_usize]
+        .prop_flat_map(|octets| vec(any::<u8>(), octets));
+    let tlv = (prop_oneof![4 => any::<u8>(), 1 => Just(3)], vec(any::<u8>(), 0..600)).prop_map(|(kind, value)| {
+        let octets = (value.len() as u16).to_be_bytes();
+        [&[kind][..], &octets, &value].concat()
+    });
+    let checksum = option::weighted(0.5, any::<bool>());
+    let length = prop_oneof![20 => Just(0_i32), 1 => -3..=3, 1 => Just(5000)];
+    (command, family, addresses, vec(tlv, 0..4), checksum, length, vec(any::<u8>(), 0..20)).prop_map(
+        |(command, family, addresses, tlvs, checksum, length, behind)| {
+            let mut block = [addresses, tlvs.concat()].concat();
+            if checksum.is_some() {
+                block.extend([3, 0, 4, 0, 0, 0, 0]);
+            }
+            let octets = u16::try_from(block.len() as i32 + length).unwrap_or_default().to_be_bytes();
+            let mut header = [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &octets, &block].concat();
+            if checksum == Some(true) {
+                let right = proxy_oracle::checksum(&header).to_be_bytes();
+                let at = header.len() - right.len();
+                header.splice(at.., right);
+            }
+            header.extend(behind);
+            header
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_500) })]
+
+    #[test]
+    fn proxy_lines(header in header_line(), others in mutated(header_line())) {
+        proxy_oracle::compare(&header);
+        proxy_oracle::compare(&others);
+    }
+
+    #[test]
+    fn proxy_headers(header in binary_header(), others in mutated(binary_header())) {
+        proxy_oracle::compare(&header);
+        proxy_oracle::compare(&others);
+    }
 
     #[test]
     fn commands(line in mutated(command_line())) {
@@ -246,6 +313,7 @@ fn the_oracle_knows_the_grammar() {
     {
         assert!(!valid(path), "{path}");
     }
+    assert_eq!(proxy_oracle::checksum(b"123456789"), 0xe306_9283);
     assert_eq!(oracle::chunk(b"10 LAST"), Some((10, true)));
     assert_eq!(oracle::chunk(b"-10"), None);
     assert_eq!(oracle::line(b"NOOP\r\n"), oracle::Line::Whole(6));

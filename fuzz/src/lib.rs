@@ -12,6 +12,8 @@ pub mod data;
 pub mod driver;
 pub mod ntlm;
 pub mod oracle;
+pub mod proxy;
+pub mod proxy_oracle;
 pub mod sasl;
 pub mod session;
 
