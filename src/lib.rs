@@ -23,6 +23,7 @@
 //!
 //! ```text
 //! client ── TCP ──> shard::listener   permits: total, per source          (policy::ConnectionTable)
+//!                     │               a proxy's header between the two     (shard::proxied)
 //!                     │ 220
 //!                   shard::inbound    reads into the shard's scratch buffer
 //!                     │ slices
@@ -53,6 +54,7 @@
 //! | a limit or default | [`limits`]; its option in `config::options`, which makes it a key of files and a variable too |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
 //! | what is said in AUTH | `smtp::sasl`, the mechanisms; `smtp::server`, `auth` |
+//! | whose connection a proxy brings | `smtp::proxy`, the header; `shard::proxied` |
 //! | who is let in by AUTH | `shard::logon`, and `users` |
 //! | TLS | `shard::stream`; certificates in `control::tls` |
 //! | what a users file may say, and how it is read and written | `users`; `control::users_file` |
