@@ -1,6 +1,7 @@
 //! Flags, environment and file: which counts, and what is said of mistakes.
 
 use super::*;
+use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -378,4 +379,28 @@ fn what_is_printed_is_read_back() {
     let again = with_file(&printed, &[], &[]).expect("valid");
     assert_eq!(loaded.settings.changes(&again.settings), []);
     assert_eq!(format!("{:?}", loaded.config), format!("{:?}", again.config));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_printed_so_that_it_is_read_back(value in "\\PC{1,20}|[\"'\\\\\n\t #\r\u{7f}a]{1,12}") {
+        let flag = format!("--users={value}");
+        let loaded = load(&sources(&[&flag], &[])).expect("any path");
+        let again = with_file(&loaded.settings.to_string(), &[], &[]).expect("valid");
+        prop_assert_eq!(&setting(&again, "users").values, &[value]);
+        prop_assert_eq!(loaded.settings.changes(&again.settings), []);
+    }
+
+    #[test]
+    fn any_file_is_read_or_refused_with_a_line(text in "((max-connections|tarpit|listen|x|\\[a\\]|'|\"|\\[|\\]|=|,|\\.|#|5|s|-|\n| ){0,20}|\\PC{0,20})") {
+        let mut problems = Problems::default();
+        let given = file::read(Path::new("f"), &text, &mut problems);
+        let lines = text.lines().count().max(1) + 1;
+        for problem in &problems.0 {
+            let line = problem.strip_prefix("f:").and_then(|rest| rest.split_once(": ")).and_then(|(line, _)| line.parse().ok());
+            prop_assert!(line.is_some_and(|line: usize| (1..=lines).contains(&line)), "{}", problem);
+        }
+        let has_line = |given: &Given| matches!(given.origin, Origin::File { line, .. } if line <= lines);
+        prop_assert!(given.iter().all(has_line));
+    }
 }

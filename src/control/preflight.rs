@@ -41,7 +41,7 @@ pub enum ExitCode {
 pub struct Failure {
     /// The process's exit code.
     pub code: ExitCode,
-    /// Cause and remedy in one line.
+    /// Cause and remedy in one line; several where several are told at once.
     pub message: String,
 }
 

@@ -81,6 +81,7 @@ fn serve_takes_options_from_everywhere() {
         let got = client.command(command);
         assert!(got.starts_with(reply), "{command}: {got}");
     }
+    client.quit();
     gateway.stop();
 }
 

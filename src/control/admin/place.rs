@@ -72,9 +72,7 @@ impl Place {
 
     /// Whether this process may make and remove files in its directory.
     pub fn check_writable(&self) -> io::Result<()> {
-        // By its path: the open directory is one that nothing can be done with (O_PATH).
-        let directory = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string());
-        Ok(accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
+        Ok(accessat(&self.directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
     }
 
     /// Removes the file that is there.
