@@ -382,6 +382,9 @@ fn what_is_printed_is_read_back() {
 }
 
 proptest! {
+    // Each reads all options twice.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_text_is_printed_so_that_it_is_read_back(value in "\\PC{1,20}|[\"'\\\\\n\t #\r\u{7f}a]{1,12}") {
         let flag = format!("--users={value}");

@@ -149,12 +149,7 @@ pub struct Ended {
 
 /// Runs a program to its end, which must come by itself.
 pub fn run_to_end(mut command: Command) -> Ended {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut child = spawn(&mut command);
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
     let status = wait(&mut child).unwrap_or_else(|| {
@@ -164,6 +159,22 @@ pub fn run_to_end(mut command: Command) -> Ended {
     });
     let text = |thread: JoinHandle<Vec<u8>>| String::from_utf8_lossy(&thread.join().expect("a reader")).into_owned();
     Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// Starts a program with nothing to read, and pipes for what it prints.
+fn spawn(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match command.spawn() {
+            // A copy of the program: a child that another test's thread forked while it was written holds
+            // it open, until it runs its own program.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            spawned => return spawned.unwrap_or_else(|error| panic!("{command:?}: {error}")),
+        }
+    }
 }
 
 fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
@@ -286,12 +297,7 @@ impl Setup {
     /// Starts it and waits until it serves.
     pub fn start(&self) -> Gateway {
         let mut command = self.command();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child = spawn(&mut command);
         let (send, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
