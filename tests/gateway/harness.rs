@@ -222,6 +222,8 @@ pub struct Setup {
     spool: PathBuf,
     options: Vec<String>,
     variables: Vec<(String, String)>,
+    /// Nothing is given but `options`.
+    is_bare: bool,
     confinement: Confinement,
 }
 
@@ -234,8 +236,15 @@ impl Setup {
             spool: spool.to_owned(),
             options: options.iter().map(|&option| option.to_owned()).collect(),
             variables: Vec::new(),
+            is_bare: false,
             confinement: Confinement::default(),
         }
+    }
+
+    /// A gateway on `spool` with all else from this configuration file.
+    pub fn of_file(spool: &Path, file: &Path) -> Self {
+        let config = format!("--config={}", file.display());
+        Setup { is_bare: true, ..Setup::new(spool, &[&config]) }
     }
 
     pub fn confined(mut self, confinement: Confinement) -> Self {
@@ -257,6 +266,10 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = gatepost(&self.program);
+        if self.is_bare {
+            command.arg("serve").arg("--spool").arg(&self.spool).args(&self.options);
+            return command;
+        }
         command.args(["serve", "--accept-domain=test.example"]);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let given = |name: &str| self.options.iter().any(|option| option.starts_with(name));
