@@ -99,6 +99,8 @@ struct Done {
     loaded: Vec<String>,
     /// What was changed, and what needs a restart.
     changed: Vec<String>,
+    /// Nothing was changed.
+    is_unchanged: bool,
 }
 
 impl Reloader {
@@ -156,7 +158,7 @@ impl Reloader {
             };
             let Some(result) = result else { continue };
             let answer = match result {
-                Ok(Done { edition, loaded, changed }) => {
+                Ok(Done { edition, loaded, changed, .. }) => {
                     let lines = loaded.into_iter().chain(changed).collect();
                     Ok(Reloaded { lines, late: await_shards(&reloader.doorbells, edition).await })
                 }
@@ -173,7 +175,13 @@ impl Reloader {
     fn reload(&mut self) -> Result<Done, Failure> {
         let result = self.load();
         match &result {
-            Ok(Done { loaded, changed, .. }) => {
+            Ok(Done { loaded, changed, is_unchanged, .. }) => {
+                let reloads = &self.metrics.reloads;
+                if *is_unchanged {
+                    reloads.unchanged.increment(1)
+                } else {
+                    reloads.applied.increment(1)
+                }
                 self.metrics.reloaded.set(unix_seconds());
                 loaded.iter().for_each(|line| stdout::say(format_args!("{line}")));
                 changed.iter().for_each(|line| stdout::say(format_args!("reload: {line}")));
@@ -207,17 +215,16 @@ impl Reloader {
         }
         let mut changed = changes(&self.newest, &loaded.settings);
         changed.extend(list_changes(&running, &config, &loaded.settings));
-        if changed.is_empty() && self.are_watched(&files) {
-            self.metrics.reloads.unchanged.increment(1);
+        let is_unchanged = changed.is_empty() && self.are_watched(&files);
+        if is_unchanged {
             changed.push("nothing has changed".to_owned());
-        } else {
-            self.metrics.reloads.applied.increment(1);
         }
         changed.extend(pending(&self.started, &loaded.settings, &moved));
         let (watched, loaded_files) = files.into_iter().map(Prepared::apply).unzip();
         self.watched = watched;
         self.newest = loaded.settings;
-        Ok(Done { edition: self.apply(config), loaded: loaded_files, changed })
+        let edition = if is_unchanged { self.shared.edition().number } else { self.apply(config) };
+        Ok(Done { edition, loaded: loaded_files, changed, is_unchanged })
     }
 
     /// Whether these files are those in use, and have not changed.

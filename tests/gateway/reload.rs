@@ -144,6 +144,8 @@ fn sessions_keep_what_they_began_with() {
     assert!(began.elapsed() >= Duration::from_secs(1), "late");
     // The next banner for that address is late.
     assert!(site.gateway.session_from("127.7.0.1").ehlo().contains("SIZE 3145728\n"));
+    // A transaction would be waited for.
+    drop(after);
     site.gateway.stop();
 }
 
