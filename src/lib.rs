@@ -14,7 +14,7 @@
 //! | [`config`] | options of flags, environment and file, validated once | `smtp`, `policy`, `users`, `delivery`, `log` (settings), `limits` |
 //! | [`metrics`] | the table of metrics, handles to them | `smtp`, `queue` (figures) |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
+//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, reloads, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`log`] | records of what happens, in text or JSON: tables of events and fields, a sender for each shard, the thread that writes | `limits`, `stderr` |
 //! | [`stderr`], [`stdout`] | lines for operators | `log` |
 //! | [`cmd`] | the other subcommands | `queue`, `users`, `config`, the spool's directories, `control`'s exit codes, admin socket, users file and `check` |
@@ -58,7 +58,8 @@
 //! | who is let in by AUTH | `shard::logon`, and `users` |
 //! | TLS | `shard::stream`; certificates in `control::tls` |
 //! | what a users file may say, and how it is read and written | `users`; `control::users_file` |
-//! | which files are loaded again when they change | `control::watched`, and where `serve` lists them |
+//! | what a reload changes, and what needs a restart | `config::restart`, the table; `control::reload`; `shard::current` |
+//! | which files are loaded again when they change | `control::watched`, and `control::reload`, `read_files` |
 //! | what is said to a next hop, what its replies mean | `smtp::client` |
 //! | how connections to next hops are protected | `smtp::client` (`opening`, `logon`), `control::next_hops` (files), `shard::outbound::security` |
 //! | what follows from an attempt | `shard::outbound::settle` |

@@ -25,7 +25,7 @@ RELOADS = int(os.environ.get("GATEPOST_RELOADS", "20"))
 # Sessions that are open from before the first reload to after the last one, and those that come and go.
 LASTING, PASSING = 16, 8
 SIZE = 10 << 20
-BROKEN = ["max-message-size = 'much'\n", "accept-domains-file = '/nonexistent/domains'\n", "tarpit = '6m'\n", "[[\n",
+BROKEN = ["max-message-size = 'much'\n", "accept-domains-file = '/nonexistent/domains'\n", "local-name = ['a b']\n", "[[\n",
           "no-such-option = 1\n", "users = '/nonexistent/users'\n"]
 
 

@@ -258,7 +258,7 @@ pub struct ServeOptions {
     /// Completes addresses without a domain; without it they are refused.
     #[arg(long, value_name = "DOMAIN")]
     pub default_domain: Option<String>,
-    /// The file of who may log in, its owner's alone (mode 0600); `gatepost user` writes it. Loaded again when it changes, and on SIGHUP.
+    /// The file of who may log in, its owner's alone (mode 0600); `gatepost user` writes it. Loaded again when it changes, and at a reload.
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
     /// Addresses whose clients are refused on gateway bindings; repeatable.
@@ -327,7 +327,7 @@ pub struct ServeOptions {
     /// An SMTP extension not to offer: PIPELINING, 8BITMIME, BINARYMIME, CHUNKING, STARTTLS or AUTH; repeatable.
     #[arg(long, value_name = "NAME")]
     pub disable_extension: Vec<String>,
-    /// A certificate in PEM, with its chain behind it; repeatable, chosen by the name that a client asks for (SNI). The first is for all other names. Read again when it changes, and at SIGHUP.
+    /// A certificate in PEM, with its chain behind it; repeatable, chosen by the name that a client asks for (SNI). The first is for all other names. Read again when it changes, and at a reload.
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Vec<PathBuf>,
     /// The private key of the certificate at the same place, in PEM.
