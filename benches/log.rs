@@ -15,7 +15,7 @@ const ROUND: u64 = 2000;
 
 fn accepted(sender: &Sender, time: SystemTime, client: IpAddr) {
     let Some(mut record) = sender.record(Event::Accepted, time) else { return };
-    record.str(Field::Session, "0aB3xYz").str(Field::Id, "3kTqP0x81Lw2").display(Field::Client, &client);
+    record.str(Field::Session, "0aB3xYz").str(Field::Id, "3kTqP0x81Lw2").address(Field::Client, client);
     record.str(Field::Listener, "192.0.2.25:25").text(Field::Helo, b"mail.client.example");
     record.text(Field::From, b"sender@client.example").text(Field::To, b"recipient@mx.example");
     record.number(Field::Size, 4215).number(Field::Nrcpt, 1);

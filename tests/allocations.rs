@@ -537,7 +537,7 @@ fn a_record_of_the_log_allocates_nothing() {
         let (_, senders) = Log::start(&settings, 1, metrics::Counter::noop()).expect("a log");
         let write = |octets: &[u8]| {
             let mut record = senders[0].record(Event::Refused, std::time::SystemTime::now()).expect("written");
-            record.display(Field::Client, &IpAddr::from([192, 0, 2, 1])).text(Field::Helo, octets);
+            record.address(Field::Client, IpAddr::from([192, 0, 2, 1])).text(Field::Helo, octets);
             record.display(Field::Reply, &octets.escape_ascii()).number(Field::Nrcpt, 3);
             record.seconds(Field::Duration, Duration::from_millis(1));
         };

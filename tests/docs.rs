@@ -8,8 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+/// Writes a table, as Markdown.
+type Write = fn() -> String;
+
 /// Which page has which table, and what writes it.
-const TABLES: &[(&str, &str, fn() -> String)] =
+const TABLES: &[(&str, &str, Write)] =
     &[("docs/log.md", "events", table::event_table_markdown), ("docs/log.md", "fields", table::field_table_markdown)];
 
 /// The page with this table between its markers; `None` where there are none.

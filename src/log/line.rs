@@ -4,6 +4,7 @@ use super::clock::Clock;
 use super::escape;
 use super::table::{Event, Field, Format, Kind, Level};
 use std::fmt::{self, Display, Write as _};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 /// A line that is being made. Its buffers are kept from one record to the next.
@@ -51,6 +52,23 @@ impl Line {
         let _ = write!(Bounded { shown: &mut shown, room }, "{value}");
         self.text(field, shown.as_bytes());
         self.shown = shown;
+    }
+
+    /// Adds an IP address; one that IPv6 maps as IPv4.
+    pub(super) fn address(&mut self, field: Field, value: IpAddr) {
+        let IpAddr::V4(address) = value.to_canonical() else { return self.display(field, &value) };
+        debug_assert_eq!(field.kind(), Kind::Text, "{field:?}");
+        self.octets.extend_from_slice(field.prefix(self.format).as_bytes());
+        let quote: &[u8] = if self.format == Format::Json { b"\"" } else { b"" };
+        self.octets.extend_from_slice(quote);
+        // Most records have one; showing it by way of a formatter takes a fifth of the record's time.
+        let [first, rest @ ..] = address.octets();
+        self.octets.extend_from_slice(itoa::Buffer::new().format(first).as_bytes());
+        for octet in rest {
+            self.octets.push(b'.');
+            self.octets.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+        }
+        self.octets.extend_from_slice(quote);
     }
 
     /// Adds a number.

@@ -9,6 +9,7 @@ use rtrb::Producer;
 use std::cell::{Cell, RefCell};
 use std::fmt::{self, Display};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -87,6 +88,13 @@ impl Record<'_> {
     pub fn display(&mut self, field: Field, value: &dyn Display) -> &mut Self {
         self.check(field);
         self.line.display(field, value);
+        self
+    }
+
+    /// Adds an IP address; one that IPv6 maps as IPv4.
+    pub fn address(&mut self, field: Field, value: IpAddr) -> &mut Self {
+        self.check(field);
+        self.line.address(field, value);
         self
     }
 

@@ -95,6 +95,25 @@ fn records_in_both_formats() {
 }
 
 #[test]
+fn addresses() {
+    let mut line = Line::default();
+    for (address, shown) in [
+        ("192.0.2.1", "192.0.2.1"),
+        ("0.10.200.255", "0.10.200.255"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::", "::"),
+    ] {
+        for (format, before, behind) in [(Format::Text, " client=", "\n"), (Format::Json, ",\"client\":\"", "\"}\n")] {
+            line.begin(format, Event::Refused, Level::Warn, time(), &mut Clock::new());
+            line.address(Field::Client, address.parse().expect("an address"));
+            let line = String::from_utf8_lossy(line.end());
+            assert!(line.ends_with(&[before, shown, behind].concat()), "{line}");
+        }
+    }
+}
+
+#[test]
 fn levels() {
     for (level, written) in [
         (Level::Off, 0),
