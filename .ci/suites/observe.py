@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Dashboards and rules, held against what a release binary tells of a life with a bit of everything.
+
+usage: observe.py GATEPOST DIRECTORY [CASE...]
+
+Needs Debian's prometheus (with promtool) and the openssl command. A Prometheus of its own scrapes the gateway while
+clients of every kind are at work (life.py). Then every query of every panel, every variable of a dashboard and every rule
+is evaluated by it. Works in DIRECTORY alone, on 127.0.0.0/8. Every wait is bounded: what has no data yet is asked
+again, while the clients go on. Ends with one line, `N passed, N failed`, and exits 1 when something failed.
+"""
+
+import json
+import math
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from harness import SCRATCH, Gateway, case, main, run, until
+from life import Life
+from prometheus import Prometheus
+
+ROOT = Path(__file__).resolve().parents[2]
+DASHBOARDS = sorted((ROOT / "grafana").glob("*.json"))
+RULES = ROOT / "deploy" / "prometheus"
+# Alerts that this life must set off, at least begin to; and such as it must not.
+WANTED = {"GatepostNextHopDown", "GatepostMailExpired", "GatepostConnectionLimitHit", "GatepostReloadFailed"}
+UNWANTED = {"GatepostDown", "GatepostNotScraped", "GatepostNotReady", "GatepostPanics", "GatepostStorageUnavailable",
+            "GatepostStorageFailures", "GatepostSegmentGivenUp", "GatepostResourcesShort", "GatepostAllNextHopsDown"}
+
+
+@case
+def rules_are_rules_and_do_what_their_tests_say():
+    directory = SCRATCH / "rules"
+    shutil.copytree(RULES, directory)
+    run("promtool", "check", "rules", directory / "gatepost.rules.yml")
+    run("promtool", "check", "config", directory / "scrape.yml")
+    print("   ", run("promtool", "test", "rules", directory / "gatepost.rules.test.yml", both=True).decode().split()[-1])
+
+
+@case
+def dashboards_are_what_the_generator_writes():
+    run(sys.executable, "-B", ROOT / "grafana" / "generate.py", "--check")
+    assert len(DASHBOARDS) == 6, DASHBOARDS
+
+
+@case
+def a_scrape_has_nothing_that_promtool_minds():
+    with Gateway() as gateway:
+        text = "".join(f"{line}\n" for line in gateway.scrape())
+    run("promtool", "check", "metrics", input=text.encode())
+
+
+def filled_in(text):
+    """A query with what Grafana would put in place of its variables."""
+    for variable, value in (("$__rate_interval", "20s"), ("$__range", "2m"), ("$job", ".*"), ("$instance", ".*")):
+        text = text.replace(variable, value)
+    assert "$" not in text, text
+    return text
+
+
+def panels():
+    """Every query of every panel: where it stands, and the query."""
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                yield f"{path.name}, {panel['title']}, {target['legendFormat']}", filled_in(target["expr"])
+
+
+def variables():
+    """Every variable that is asked for: where it stands, the selector and the label."""
+    for path in DASHBOARDS:
+        for variable in json.loads(path.read_text())["templating"]["list"]:
+            if variable["type"] == "query":
+                selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
+                yield f"{path.name}, {variable['name']}", filled_in(selector), label
+
+
+def without_data(prometheus, queries):
+    """Those that find nothing, or no number."""
+    found = {place: prometheus.query(query) for place, query in queries.items()}
+    return {place: queries[place] for place, samples in found.items() if all(math.isnan(value) for _, value in samples)}
+
+
+def alerts(prometheus):
+    """The alerts that fire, or are about to."""
+    return {rule["name"] for rule in prometheus.rules() if rule["type"] == "alerting" and rule["state"] != "inactive"}
+
+
+@case
+def every_panel_and_every_rule_finds_what_there_is():
+    with Life() as life, Prometheus(life.gateway.metrics, RULES / "gatepost.rules.yml") as prometheus:
+        queries = dict(panels())
+        assert len(queries) == len(list(panels())) > 100, "panels and legends of one name"
+        missing = dict(queries)
+
+        def all_have_data():
+            nonlocal missing
+            missing = without_data(prometheus, missing)
+            return not missing
+        try:
+            until("every query finds something", all_have_data)
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *(f"{place}: {query}" for place, query in missing.items())])) from error
+        for place, selector, label in variables():
+            assert prometheus.ask(f"label/{label}/values", {"match[]": selector}), place
+        for path in DASHBOARDS:
+            for annotation in json.loads(path.read_text())["annotations"]["list"]:
+                prometheus.query(filled_in(annotation["expr"]))
+        until(f"{WANTED} are set off", lambda: WANTED <= alerts(prometheus))
+        until("every rule was evaluated", lambda: all(rule["health"] != "unknown" for rule in prometheus.rules()))
+        rules = prometheus.rules()
+        faults = [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok" or rule.get("lastError")]
+        assert not faults, faults
+        wrong = UNWANTED & alerts(prometheus)
+        assert not wrong, wrong
+        told = {sample["reason"] for sample, value in prometheus.query("gatepost_refusals_total > 0")}
+        at_connect = {sample["reason"] for sample, value in prometheus.query("gatepost_connections_refused_total > 0")}
+        print(f"    {len(queries)} queries, {len(rules)} rules; refused in sessions for {len(told)} reasons, at connect for "
+              f"{len(at_connect)}; alerts: {', '.join(sorted(alerts(prometheus)))}")
+        run("promtool", "check", "metrics", input="".join(f"{line}\n" for line in life.gateway.scrape()).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
