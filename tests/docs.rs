@@ -3,6 +3,7 @@
 //! `GATEPOST_BLESS=1 cargo test --test docs` writes them.
 
 use gatepost::log::{Event, Field, Format, Level, Log, Settings, table};
+use gatepost::metrics;
 use gatepost::smtp::reply::Reply;
 use std::fs;
 use std::path::Path;
@@ -12,8 +13,12 @@ use std::time::{Duration, UNIX_EPOCH};
 type Write = fn() -> String;
 
 /// Which page has which table, and what writes it.
-const TABLES: &[(&str, &str, Write)] =
-    &[("docs/log.md", "events", table::event_table_markdown), ("docs/log.md", "fields", table::field_table_markdown)];
+const TABLES: &[(&str, &str, Write)] = &[
+    ("docs/log.md", "events", table::event_table_markdown),
+    ("docs/log.md", "fields", table::field_table_markdown),
+    ("docs/metrics.md", "metrics", metrics::metrics_markdown),
+    ("docs/metrics.md", "reasons", metrics::reasons_markdown),
+];
 
 /// The page with this table between its markers; `None` where there are none.
 fn with_table(page: &str, name: &str, table: &str) -> Option<String> {
@@ -56,10 +61,10 @@ fn examples_are_what_is_written() {
     let path = std::env::temp_dir().join(format!("gatepost-docs-{}", std::process::id()));
     for (format, fence) in [(Format::Text, "```text\n"), (Format::Json, "```json\n")] {
         let settings = Settings { format, level: Level::Warn, file: Some(path.clone()) };
-        let (log, senders) = Log::start(&settings, 1, metrics::Counter::noop()).expect("a log");
+        let (log, senders) = Log::start(&settings, 1, ::metrics::Counter::noop()).expect("a log");
         let time = UNIX_EPOCH + Duration::from_micros(1_795_300_827_123_456);
         let mut record = senders[0].record(Event::Refused, time).expect("written");
-        record.str(Field::Session, "2A").str(Field::Client, "192.0.2.1").str(Field::Helo, "mail.example.net");
+        record.str(Field::Session, "0-42").str(Field::Client, "192.0.2.1").str(Field::Helo, "mail.example.net");
         record.str(Field::Reason, Reply::UnrecognizedCommand.row().reason.expect("a refusal"));
         record.str(Field::Reply, Reply::UnrecognizedCommand.text());
         record.end();

@@ -7,6 +7,7 @@ use super::preflight::{self, Failure};
 use super::resources::Resources;
 use super::{admin, next_hops, tls, users_file};
 use crate::config::Config;
+use crate::log;
 use crate::shard::Shared;
 use crate::shard::storage::{SpoolDirectory, SpoolState};
 use std::path::Path;
@@ -27,6 +28,7 @@ impl Findings {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let mut findings = Findings::default();
+        findings.keep(log::check(&config.log));
         for next_hop in &config.delivery.next_hops {
             findings.keep(next_hops::secure(slice::from_ref(next_hop)));
         }

@@ -137,6 +137,12 @@ impl Losses {
     }
 }
 
+/// Whether the log could be started with these settings; changes nothing.
+pub fn check(settings: &Settings) -> Result<(), StartError> {
+    let Some(path) = &settings.file else { return Ok(()) };
+    output::check(path).map_err(|error| StartError::File(path.clone(), error))
+}
+
 impl Log {
     /// Starts it, with so many senders; `lost` counts the records that are lost.
     pub fn start(settings: &Settings, senders: usize, lost: Counter) -> Result<(Log, Vec<Sender>), StartError> {

@@ -2,6 +2,7 @@
 
 use crate::limits::LOG_ROTATION_LOOK_MS;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Access, access};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -92,6 +93,17 @@ impl Output {
 
     fn wait(&self) -> rustix::io::Result<usize> {
         poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None)
+    }
+}
+
+/// Whether a file could be opened, or made, without doing either where that would change something.
+pub(super) fn check(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Ok(access(directory.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        result => result.map(drop),
     }
 }
 
