@@ -203,13 +203,17 @@ pub fn metrics_markdown() -> String {
 
 /// The documentation's table of reasons, in Markdown: every refusal, and the limit that it tells of.
 pub fn reasons_markdown() -> String {
-    let mut out = String::from("| reason | reply | limit |\n|---|---|---|\n");
+    let mut rows = Vec::new();
     for reply in Reply::ALL {
         let Some(reason) = reply.row().reason else { continue };
         let limit = limit(*reply).map(|limit| format!("`{limit}`")).unwrap_or_default();
-        let _ = writeln!(out, "| `{reason}` | `{}` | {limit} |", reply.text());
+        let row = format!("| `{reason}` | `{}` | {limit} |\n", reply.text());
+        // Some differ only in what follows from them.
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
     }
-    out
+    format!("| reason | reply | limit |\n|---|---|---|\n{}", rows.concat())
 }
 
 /// The option whose limit a refusal tells of, without its dashes.

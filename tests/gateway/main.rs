@@ -22,6 +22,7 @@ mod next_hop;
 mod preflight;
 mod proxy;
 mod queue;
+mod reasons;
 mod reload;
 mod resources;
 mod sasl_client;
