@@ -1,16 +1,19 @@
 //! The log: a record for what happens to sessions and messages, and what operators are told.
 //!
 //! Lives here: the tables of events and fields ([`table`]), how a record is written (`line`,
-//! `escape`), and the thread that writes them. May use `limits` and `stderr`. It has a thread, a clock and files; it takes no locks.
+//! `escape`), and the thread that writes them (`writer`). May use `limits` and `stderr`. It has a
+//! clock, a thread and files; it takes no locks.
 //!
-//! A shard writes its records through a [`Sender`] of its own into a ring of octets, and never waits.
-//! The log's thread empties the rings at most every [`LOG_GATHER_MS`](crate::limits::LOG_GATHER_MS), and sleeps when they are empty.
-//! What operators are told goes the same way, through a queue: nobody but that thread writes to a
-//! pipe whose reader may stand still.
+//! A shard writes its records through a [`Sender`] of its own into a ring of octets, and never
+//! waits. The log's thread empties the rings at most every
+//! [`LOG_GATHER_MS`](crate::limits::LOG_GATHER_MS), and sleeps when they are empty. What operators
+//! are told goes the same way, through a queue: nobody but that thread writes to a pipe whose reader
+//! may stand still.
 //!
 //! On failure: a record that does not fit into its ring, or cannot be written, is lost and counted;
 //! the next that can be written is preceded by one that says how many were. A file that cannot be
-//! written is told once on standard error, and tried again. Text from outside is escaped and bounded: it is never more than a value.
+//! written is told of once on standard error, and tried again. Text from outside is escaped and
+//! bounded: it is never more than a value.
 //!
 //! Rejected: a logging facade with formatting at the call (it allocates, takes locks, and knows no
 //! stable field names); a channel of records (an allocation for each); dropping the oldest records
@@ -22,6 +25,8 @@ mod bell;
 mod clock;
 mod escape;
 mod line;
+#[cfg(test)]
+mod line_tests;
 mod output;
 mod running;
 mod sender;
