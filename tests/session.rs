@@ -5,7 +5,8 @@
 //! shutdown. The driver in memory asserts
 //! what a session owes every driver (see its module); here stands what it owes the client:
 //!
-//! - every command line, and every message, gets exactly one reply, at once and well formed;
+//! - every command line, and every message, gets exactly one reply, well formed and at once, but for empty
+//!   lines that come first: they could be a proxy's header, and are answered with what follows;
 //! - what is stored is what was sent, to the recipients that were accepted since MAIL, and only
 //!   what was acknowledged is stored;
 //! - what follows STARTTLS gets none, until TLS is there; a line of AUTH's exchange gets one that
@@ -353,7 +354,12 @@ impl Client {
                     // In DATA it is content: end it first.
                     self.send_content(b"");
                 }
-                self.send(line);
+                let is_first = !self.events.iter().any(|event| matches!(event, Event::Input(_)));
+                if is_first && line == b"\r\n" {
+                    self.send_empty_line();
+                } else {
+                    self.send(line);
+                }
             }
             Op::Chunk { last, octets } => {
                 if !self.driver.in_data() && !self.in_exchange() {
@@ -381,6 +387,17 @@ impl Client {
                 let count = self.hear();
                 assert!(count == 0 || self.driver.is_closed(), "a reply to nothing");
             }
+        }
+    }
+
+    /// Sends an empty line as the first input, and a line behind it.
+    fn send_empty_line(&mut self) {
+        let open = !self.driver.is_closed();
+        for (line, replies) in [(&b"\r\n"[..], 0), (b"NOOP\r\n", 2)] {
+            self.driver.feed(line);
+            self.events.push(Event::Input(line.to_vec()));
+            let count = self.hear();
+            assert!(count == if open { replies } else { 0 } || open && self.driver.is_closed(), "{count} replies");
         }
     }
 

@@ -430,7 +430,7 @@ impl Session {
     }
 
     /// The first octets: not to be commands are those by which who is no proxy says whom it brings.
-    /// Those that could become such a header wait for what follows.
+    /// Those that could become such a header, an empty line too, wait for what follows.
     fn handle_first<'b>(&mut self, input: &'b [u8]) -> (usize, Option<Step<'b>>) {
         match proxy::beginning(input) {
             Beginning::Other => {
