@@ -311,6 +311,27 @@ fn a_shard_dies_while_the_process_drains() {
 }
 
 #[test]
+fn a_reload_names_the_shard_that_stalls() {
+    let scratch = Scratch::new();
+    let file = scratch.join("gatepost.toml");
+    std::fs::write(&file, "").expect("a writable directory");
+    let gateway = two_shards(&scratch, &[&format!("--config={}", file.display())]);
+    fault(&gateway, &["stall", "1", "--for", "15s"]);
+    std::fs::write(&file, "max-recipients = 7\n").expect("ours");
+    let ended = gateway.command(&["reload"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(75), "max-recipients: 200 -> 7\n"), "{}", ended.stderr);
+    assert!(ended.stderr.starts_with("gatepost: shard 1 does not answer: "), "{}", ended.stderr);
+    // It takes what it was told when it is back.
+    until("it goes by it", || gateway.command(&["reload"]).code == Some(0));
+    let mut sessions = Sessions::open(&gateway, 1);
+    for client in sessions.on.iter_mut().flatten() {
+        client.expect("MAIL FROM:<a@b.example>", "250 2.1.0 Sender OK");
+        (0..7).for_each(|_| client.expect("RCPT TO:<rcpt@test.example>", "250 2.1.5 Recipient OK"));
+        client.expect("RCPT TO:<rcpt@test.example>", "452 4.5.3 Too many recipients");
+    }
+}
+
+#[test]
 fn a_stopped_process_has_no_stalled_shards() {
     let scratch = Scratch::new();
     let gateway = two_shards(&scratch, &[]);
