@@ -7,7 +7,7 @@ use super::{Binding, Config, ConfigError, check_tls};
 use std::net::SocketAddr;
 
 /// Options that only a start follows: what is built of them lives as long as the process. `listen` is
-/// no one of them.
+/// apart: see above.
 ///
 /// | options | what is built of them |
 /// |---|---|

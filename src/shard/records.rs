@@ -79,7 +79,7 @@ impl Records {
     /// A connection was refused in place of the banner.
     pub fn refused_connection(&self, origin: Origin, client: IpAddr, reply: Reply) {
         let Some(mut record) = self.begin(Event::Refused) else { return };
-        record.display(Field::Client, &client.to_canonical());
+        record.address(Field::Client, client);
         add_origin(&mut record, origin);
         add_reply(&mut record, reply, client);
     }
@@ -181,7 +181,7 @@ fn age(id: QueueId) -> Duration {
 }
 
 fn add_client(record: &mut Record<'_>, session: &Session) {
-    record.display(Field::Session, &SessionNumber(session.number())).display(Field::Client, &session.client());
+    record.display(Field::Session, &SessionNumber(session.number())).address(Field::Client, session.client());
     let hello = session.trace().hello;
     if !hello.is_empty() {
         record.text(Field::Helo, hello);
@@ -191,7 +191,7 @@ fn add_client(record: &mut Record<'_>, session: &Session) {
 fn add_origin(record: &mut Record<'_>, origin: Origin) {
     record.display(Field::Listener, &origin.listener);
     if let Some(proxy) = origin.proxy {
-        record.display(Field::Proxy, &proxy.to_canonical());
+        record.address(Field::Proxy, proxy);
     }
 }
 

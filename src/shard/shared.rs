@@ -26,7 +26,7 @@ pub enum Stage {
     Ending = 2,
 }
 
-/// A configuration, and the how many-th of this process it is.
+/// A configuration, and its number among those of this process.
 #[derive(Debug)]
 pub struct Edition {
     /// 0 is what the process was started with.

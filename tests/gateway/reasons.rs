@@ -238,11 +238,12 @@ fn a_message_is_followed_by_its_id() {
     let log = scratch.join("log");
     let file = format!("--log-file={}", log.display());
     let hop = crate::next_hop::NextHop::start();
-    let next_hop = format!("--next-hop={}", hop.address());
+    let next_hop = format!("--next-hop={}", hop.address);
     let gateway = start(&scratch.join("spool"), &[&file, &next_hop]);
     let mut client = gateway.session();
     client.hello();
-    let id = client.deliver("a@b.example", &["first@test.example", "second@test.example"], b"Subject: x\r\n\r\nbody\r\n");
+    let id =
+        client.deliver("a@b.example", &["first@test.example", "second@test.example"], b"Subject: x\r\n\r\nbody\r\n");
     gateway.until_delivered();
     let of_id = || {
         let text = fs::read_to_string(&log).unwrap_or_default();
@@ -255,7 +256,7 @@ fn a_message_is_followed_by_its_id() {
     for part in [" session=", " client=127.0.0.1 ", recipients, " nrcpt=2 "] {
         assert!(line(" info accepted ").contains(part), "{part}: {of_id:?}");
     }
-    for part in [recipients, &format!(" relay={}", hop.address()), " reply=\"250 ", " status=delivered ", " attempts=1"] {
+    for part in [recipients, &format!(" relay={}", hop.address), " reply=\"250 ", " status=delivered ", " attempts=1"] {
         assert!(line(" info delivered ").contains(part), "{part}: {of_id:?}");
     }
     assert_eq!(of_id.len(), 2, "{of_id:?}");
