@@ -111,7 +111,7 @@ class Panel:
 
     def defaults(self):
         """How fields are shown."""
-        is_marked = bool(self.above or self.below)
+        marks = "area" if self.below else "dashed" if self.above else "off"
         return {
             "unit": self.unit,
             "min": 0,
@@ -124,7 +124,7 @@ class Panel:
                 "showPoints": "never",
                 "spanNulls": False,
                 "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
-                "thresholdsStyle": {"mode": "dashed" if is_marked else "off"},
+                "thresholdsStyle": {"mode": marks},
             },
         }
 

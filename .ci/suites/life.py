@@ -16,7 +16,8 @@ from harness import FROM, GATEPOST, PATIENCE, SCRATCH, TO, Gateway, run
 from next_hops import Recorder, reserve
 from pki import MX, Authority
 
-USER, PASSWORD = "alice", "Sandpiper-77.x"
+# One that may do all, one that may send as somebody else only, one that may not log on at any binding here.
+USER, AS_ANOTHER, ELSEWHERE, PASSWORD = "alice", "robert", "stranger", "Sandpiper-77.x"
 BLOCKED, BLOCKED_FOR_A_TIME = "127.0.0.66", "127.0.0.67"
 DOMAINS = ("test.example", "away.example", "secure.example", "stranger.example", "denied.example")
 BINDINGS = {
@@ -28,13 +29,13 @@ BINDINGS = {
     "elsewhere": ",allow=192.0.2.0/24",
     "proxy": ",proxy=127.0.0.80",
 }
-PROXY, NO_PROXY = "127.0.0.80", "127.0.0.81"
+PROXY, NO_PROXY, GUESSER = "127.0.0.80", "127.0.0.81", "127.0.0.82"
 
 
 def users_file():
     path = SCRATCH / "users"
-    run(GATEPOST, "user", "add", "--users", path, USER, input=PASSWORD.encode())
-    run(GATEPOST, "user", "add", "--users", path, "--binding", "1", "elsewhere", input=PASSWORD.encode())
+    for user, options in ((USER, []), (AS_ANOTHER, ["--sender", "robert@test.example"]), (ELSEWHERE, ["--binding", "1"])):
+        run(GATEPOST, "user", "add", "--users", path, *options, user, input=PASSWORD.encode())
     return path
 
 
@@ -83,12 +84,11 @@ class Life:
             f"--route=denied.example={denied},ca={self.authority.file},auth-file={auth_file('wrong')}",
             f"--block={BLOCKED}", f"--log-file={SCRATCH / 'log'}",
             "--max-connections=60", "--max-connections-per-source=8", "--message-rate=20", "--max-recipients=3",
+            "--logon-failure-rate=10",
             "--max-message-size=100KB", "--inactivity-timeout=2s", "--connection-timeout=6s", "--ack-delay=1s",
             "--retry-min=1s", "--retry-max=1s", "--queue-lifetime=5s"))
         self.addresses = dict(zip(BINDINGS, self.gateway.listening))
         run(GATEPOST, "block", "add", BLOCKED_FOR_A_TIME, "--spool", self.gateway.spool)
-        # A failed reload is one of the kinds.
-        self.reload_failed = self._break_reload()
         clients = [self.mailer, self.tls, self.logons, self.proxied, self.refused, self.silent, self.crowd, self.reloader]
         threads = [threading.Thread(target=self._live, args=(client,), daemon=True) for client in clients]
         self.stack.callback(lambda: [thread.join(PATIENCE) for thread in threads])
@@ -174,7 +174,10 @@ class Life:
         self.say("EHLO x", *login(USER, PASSWORD), f"MAIL FROM:<{FROM}>", "QUIT", binding="relay")
         self.say("EHLO x", plain(USER, "wrong"), *login(USER, "wrong"), plain("nobody", "x"), plain("nobody", "x"), "QUIT",
                  binding="relay")
-        self.say("EHLO x", plain("elsewhere", PASSWORD), "QUIT", binding="relay")
+        self.say("EHLO x", plain(ELSEWHERE, PASSWORD), "QUIT", binding="relay")
+        self.say("EHLO x", plain(AS_ANOTHER, PASSWORD), f"MAIL FROM:<{FROM}>", "QUIT", binding="relay")
+        for _ in range(4):
+            self.say("EHLO x", *3 * [plain(USER, "wrong")], "QUIT", binding="relay", source=GUESSER)
         self.say("EHLO x", "AUTH GSSAPI", "AUTH LOGIN", "*", "AUTH PLAIN ====", "QUIT", binding="relay")
         self.say("EHLO x", f"MAIL FROM:<{FROM}>", "QUIT", binding="auth-required")
         self.say("EHLO x", f"MAIL FROM:<{FROM}>", "QUIT", binding="tls-required")
@@ -199,8 +202,10 @@ class Life:
             self.say(*begin, "DATA", content + b"\r\n.\r\n", "QUIT")
         self.say(*begin, *(f"RCPT TO:<{number}@test.example>" for number in range(3)), "QUIT")
         self.say(*begin[:2], "RCPT TO:<somebody@elsewhere.example>", "RCPT TO:<@>", "QUIT")
-        self.say("EHLO x", "MAIL FROM:<a b>", "MAIL FROM:<x> SIZE=999999999", f"MAIL FROM:<{FROM}> SIZE=999999999", "QUIT")
-        self.say("NO", "RCPT", "EHLO x", "DATA", "EXPN x", "VRFY")
+        self.say("EHLO x", "MAIL FROM:<a b>", "MAIL FROM:<unqualified>", f"MAIL FROM:<{FROM}> SIZE=999999999", "MAIL x", "QUIT")
+        self.say("NO", "RCPT", "EHLO x", "DATA", "EXPN x", "NO", "NO")
+        self.say("EHLO", "EHLO x", *2 * [f"MAIL FROM:<{FROM}>"], "DATA", "NOOP\rNOOP", "NOOP " + "x" * 5000)
+        self.say(*begin, b"BDAT 3\r\nabc", f"MAIL FROM:<{FROM}>", "QUIT")
         self.say("HELO x", "HELP", "NOOP", "VRFY x", "RSET", "QUIT")
         for source in (BLOCKED, BLOCKED_FOR_A_TIME):
             self.say(source=source)
@@ -219,27 +224,27 @@ class Life:
         one = self.source()
         for sources in ([one] * 12, [self.source() for _ in range(70)]):
             with contextlib.ExitStack() as stack:
-                for source in sources:
-                    stack.enter_context(self.connect(source=source)).sendall(b"QUIT\r\n")
+                connections = [stack.enter_context(self.connect(source=source)) for source in sources]
+                for connection in connections:
+                    # The banner, or what comes in its place.
+                    connection.recv(100)
         self.stop.wait(2)
 
     # --- the configuration -----------------------------------------------------------------------
 
-    def reload(self, code=0):
-        run(GATEPOST, "reload", "--spool", self.gateway.spool, code=code)
-
-    def _break_reload(self):
-        """A reload that fails."""
+    def reloader(self):
+        """One that fails, and one that does not."""
         text = self.users.read_bytes()
         self.users.write_bytes(b"no user\n")
         try:
-            self.reload(code=None)
+            self._reload()
         finally:
             self.users.write_bytes(text)
-
-    def reloader(self):
-        self.reload()
+        self._reload()
         self.stop.wait(1)
+
+    def _reload(self):
+        run(GATEPOST, "reload", "--spool", self.gateway.spool, code=None)
 
 
 def _reply(replies):

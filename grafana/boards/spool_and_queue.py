@@ -47,11 +47,11 @@ BOARD = Dashboard(
         ]),
         Row("Room", [
             Panel("Free disk", "Free space on the spool's filesystem by instance, for users other than root.",
-                  "below --min-free-disk (500 MB unless told otherwise, the red line) mail is refused: let the queue leave, or give it space.",
+                  "below --min-free-disk (500 MB unless told otherwise, the red area) mail is refused: let the queue leave, or give it space.",
                   [(least("gatepost_free_disk_bytes", by="instance"), "{{instance}}")], unit="bytes",
                   below=[(500 << 20, RED), (2 << 30, YELLOW)]),
             Panel("Free memory", "Free memory by instance: what the machine has available, or what control groups leave.",
-                  "below --min-free-memory (100 MB unless told otherwise, the red line) mail is refused: look for who takes it, see "
+                  "below --min-free-memory (100 MB unless told otherwise, the red area) mail is refused: look for who takes it, see "
                   "Process.",
                   [(least("gatepost_free_memory_bytes", by="instance"), "{{instance}}")], unit="bytes",
                   below=[(100 << 20, RED), (300 << 20, YELLOW)]),
