@@ -206,7 +206,7 @@ class Life:
         self.say("NO", "RCPT", "EHLO x", "DATA", "EXPN x", "NO", "NO")
         self.say("EHLO", "EHLO x", *2 * [f"MAIL FROM:<{FROM}>"], "DATA", "NOOP\rNOOP", "NOOP " + "x" * 5000)
         self.say(*begin, b"BDAT 3\r\nabc", f"MAIL FROM:<{FROM}>", "QUIT")
-        self.say("HELO x", "HELP", "NOOP", "VRFY x", "RSET", "QUIT")
+        self.say("HELO x", "HELP", "NOOP", "VRFY x", "RSET", "RSET x", "QUIT")
         for source in (BLOCKED, BLOCKED_FOR_A_TIME):
             self.say(source=source)
         self.say(binding="elsewhere")
