@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from boards import BOARDS  # noqa: E402  (after what it is imported with)
+from boards import BOARDS  # pylint: disable=wrong-import-position
 
 HERE = Path(__file__).parent
 
