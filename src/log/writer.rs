@@ -101,13 +101,10 @@ impl Writer {
             self.reopen();
         }
         self.report_losses();
-        // Who says something meanwhile has the next turn.
-        for _ in 0..self.shared.said.len() {
-            match self.shared.said.pop() {
-                Some(said) => self.push_said(said),
-                None => break,
-            }
-        }
+        let shared = self.shared.clone();
+        // Looked at first, written last: what is told of the end comes behind the records before it. Who
+        // says something meanwhile has the next turn.
+        let said = self.shared.said.len();
         let mut rings = std::mem::take(&mut self.rings);
         for ring in &mut rings {
             // There are as many.
@@ -122,6 +119,9 @@ impl Writer {
             }
         }
         self.rings = rings;
+        for said in std::iter::from_fn(|| shared.said.pop()).take(said) {
+            self.push_said(said);
+        }
         self.write();
         for flush in flushes {
             // Who asked may wait no longer.

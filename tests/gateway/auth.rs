@@ -452,7 +452,7 @@ fn no_password_is_told_anywhere() {
     let (code, stderr) = gateway.wait();
     assert_eq!(code, Some(0), "{stderr}");
     told.push(stderr.into_bytes());
-    told.push([gateway.started.clone(), gateway.lines()].concat().join("\n").into_bytes());
+    told.push([gateway.started.clone(), gateway.output()].concat().join("\n").into_bytes());
     for password in [PASSWORD, WRONG] {
         for secret in [password.to_owned(), base64(password), plain_response("alice", password)] {
             for octets in &told {

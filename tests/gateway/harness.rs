@@ -343,6 +343,11 @@ impl Setup {
     }
 }
 
+/// Whether a line is a record of the log, in text: it begins with its time.
+fn is_record(line: &str) -> bool {
+    line.split(' ').next().is_some_and(|word| word.len() == 27 && word.ends_with('Z') && word.starts_with("20"))
+}
+
 /// Starts a gateway on `spool` with further options.
 pub fn start(spool: &Path, options: &[&str]) -> Gateway {
     Setup::new(spool, options).start()
@@ -409,14 +414,24 @@ impl Gateway {
         self.errors.lock().expect("no reader panics").clone()
     }
 
-    /// The next line on standard output.
+    /// The next line on standard output that is for operators, and no record of the log.
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line on standard output")
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).expect("a line on standard output");
+            if !is_record(&line) {
+                return line;
+            }
+        }
     }
 
     /// The lines on standard output that nobody has taken, when it has ended.
-    pub fn lines(&self) -> Vec<String> {
+    pub fn output(&self) -> Vec<String> {
         self.lines.iter().collect()
+    }
+
+    /// Those of them that are for operators.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.iter().filter(|line| !is_record(line)).collect()
     }
 
     pub fn connect(&self) -> Client {

@@ -2,6 +2,7 @@
 //! log, and as a hit of the limit that an operator sets.
 
 use crate::harness::{Client, Gateway, Scratch, start, until};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -169,7 +170,6 @@ const RCPT: &str = "RCPT TO:<first@test.example>";
 /// Sends a message that is refused.
 fn message(gateway: &Gateway, content: &[u8]) {
     let mut client = gateway.session();
-    client.hello();
     let reply = client.message("a@b.example", &["first@test.example"], content);
     assert!(reply.starts_with('5'), "{reply}");
 }
@@ -177,7 +177,6 @@ fn message(gateway: &Gateway, content: &[u8]) {
 /// Says these, the last of which is refused.
 fn commands(gateway: &Gateway, commands: &[&str]) {
     let mut client = gateway.session();
-    client.hello();
     let last = commands.iter().map(|command| client.command(command)).last().expect("a command");
     assert!(last.starts_with(['4', '5']), "{last}");
 }
@@ -213,7 +212,7 @@ fn each_event_has_its_own() {
         let log = scratch.join("log");
         let file = format!("--log-file={}", log.display());
         let options: Vec<&str> = options.iter().copied().chain(["--log-format=json", &file]).collect();
-        let gateway = start(&scratch.join("spool"), &options);
+        let mut gateway = start(&scratch.join("spool"), &options);
         act(&gateway);
         // E14's own refusal is all that there is of its kind.
         assert_eq!(gateway.metric_with(counter, "reason", reason), 1.0, "{id}: {}", gateway.scrape());
@@ -227,7 +226,8 @@ fn each_event_has_its_own() {
         assert_eq!(of_reason.len(), 1, "{id}: {of_reason:?}");
         assert_eq!(of_reason[0]["reply"], *reply, "{id}");
         assert_eq!(of_reason[0]["client"], "127.0.0.1", "{id}");
-        gateway.stop();
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.wait().0, Some(0), "{id}");
     }
 }
 
@@ -241,7 +241,6 @@ fn a_message_is_followed_by_its_id() {
     let next_hop = format!("--next-hop={}", hop.address);
     let gateway = start(&scratch.join("spool"), &[&file, &next_hop]);
     let mut client = gateway.session();
-    client.hello();
     let id =
         client.deliver("a@b.example", &["first@test.example", "second@test.example"], b"Subject: x\r\n\r\nbody\r\n");
     gateway.until_delivered();
