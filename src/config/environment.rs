@@ -2,7 +2,8 @@
 //!
 //! The items of a repeatable option have white space between them. An empty variable is one that is
 //! not set, as in a service manager's file where somebody took the value out. A variable that begins
-//! so and is no option is a mistake.
+//! so and is no option is a mistake, unless it is of those that Kubernetes puts into every pod beside a
+//! Service with this program's name.
 
 use super::settings::{Given, Origin, Problems};
 use super::table::{self, CONFIG, PREFIX};
@@ -18,12 +19,18 @@ pub struct Environment {
     pub given: Vec<Given>,
 }
 
+/// Whether a variable is one that Kubernetes makes for a Service called gatepost: `GATEPOST_SERVICE_HOST`,
+/// `GATEPOST_PORT_25_TCP_ADDR`. No option is called so.
+fn is_of_a_service(name: &str) -> bool {
+    name == "PORT" || name.starts_with("PORT_") || name.starts_with("SERVICE_")
+}
+
 /// Reads the variables; others than ours are passed over.
 pub fn read(variables: &[(OsString, OsString)], problems: &mut Problems) -> Environment {
     let mut environment = Environment::default();
     for (name, value) in variables {
         let name = name.to_string_lossy();
-        let Some(option) = name.strip_prefix(PREFIX) else { continue };
+        let Some(option) = name.strip_prefix(PREFIX).filter(|option| !is_of_a_service(option)) else { continue };
         let spec = table::options().iter().find(|spec| spec.variable == name);
         if spec.is_none() && name != table::variable(CONFIG) {
             let option = option.to_ascii_lowercase().replace('_', "-");
@@ -54,4 +61,24 @@ pub fn read(variables: &[(OsString, OsString)], problems: &mut Problems) -> Envi
         }
     }
     environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_brings_along_is_no_mistake() {
+        let names =
+            ["GATEPOST_SERVICE_HOST", "GATEPOST_SERVICE_PORT_SMTP", "GATEPOST_PORT", "GATEPOST_PORT_25_TCP_ADDR"];
+        let variables: Vec<_> = names.iter().map(|&name| (name.into(), "tcp://10.0.0.1:25".into())).collect();
+        let mut problems = Problems::default();
+        assert!(read(&variables, &mut problems).given.is_empty());
+        assert!(problems.into_result().is_ok());
+        assert!(
+            table::options()
+                .iter()
+                .all(|spec| spec.variable.strip_prefix(PREFIX).is_some_and(|name| !is_of_a_service(name)))
+        );
+    }
 }

@@ -171,7 +171,7 @@ impl Problems {
         self.0.push(format!("{place}: {message}"));
     }
 
-    fn into_result(self) -> Result<(), LoadError> {
+    pub(super) fn into_result(self) -> Result<(), LoadError> {
         if self.0.is_empty() { Ok(()) } else { Err(LoadError(self.0)) }
     }
 }

@@ -4,6 +4,7 @@ use super::table::*;
 use crate::queue::schedule::Figures;
 use crate::smtp::client::Disposition;
 use crate::smtp::command::Verb;
+use crate::smtp::header::{TLS_1_2, TLS_1_3};
 use crate::smtp::reply::{BANNER_CODE, Reply};
 use crate::smtp::sasl::Mechanism;
 use crate::smtp::server::{LogonVerdict, Revision};
@@ -246,9 +247,45 @@ pub struct ShardMetrics {
     replies: Replies,
 }
 
+const ACCEPTED: &str = "accepted";
+const REFUSED: &str = "refused";
+const NOT_HERE: &str = "not_here";
+const UNAVAILABLE: &str = "unavailable";
+
+/// [`LOGONS`] with these labels.
+fn logons(mechanism: Mechanism, result: &'static str) -> Counter {
+    metrics::counter!(LOGONS, "mechanism" => mechanism.name(), "result" => result)
+}
+
+/// [`TLS_SESSIONS`] with these labels.
+fn tls_sessions(version: &'static str, is_resumed: bool) -> Counter {
+    metrics::counter!(TLS_SESSIONS, "version" => version, "resumed" => if is_resumed { "yes" } else { "no" })
+}
+
+/// [`MESSAGES_REFUSED`] and [`MESSAGE_BYTES_REFUSED`] of refusals that were passed on.
+fn refused_by_next_hop() -> [Counter; 2] {
+    [MESSAGES_REFUSED, MESSAGE_BYTES_REFUSED].map(|metric| metrics::counter!(metric, "reason" => "next_hop"))
+}
+
+/// Has the counters that are looked up where they are needed begin at 0: of one that appears with its first
+/// count, Prometheus sees no increase.
+fn register_rare() {
+    for mechanism in Mechanism::ALL {
+        let _ = [ACCEPTED, REFUSED, NOT_HERE, UNAVAILABLE].map(|result| logons(mechanism, result));
+    }
+    for version in [TLS_1_2, TLS_1_3] {
+        let _ = [true, false].map(|is_resumed| tls_sessions(version, is_resumed));
+    }
+    for reason in [CLIENT_GONE, TLS_FAILED] {
+        let _ = metrics::counter!(SESSIONS_ENDED, "reason" => reason);
+    }
+    let _ = refused_by_next_hop();
+}
+
 impl ShardMetrics {
     /// Looks the handles up with the installed recorder.
     pub fn new(shard: usize) -> Self {
+        register_rare();
         let shard = shard.to_string();
         // What can be refused in place of a banner, and while content is read.
         let at_connect = |reply: Reply| reason(reply).filter(|_| reply.is_said_at_connect());
@@ -337,18 +374,17 @@ impl ShardMetrics {
     /// Counts a judgement on a proof of AUTH: rare enough for a lookup.
     pub fn count_logon(&self, mechanism: Mechanism, verdict: LogonVerdict<'_>) {
         let result = match verdict {
-            LogonVerdict::Accept(_) => "accepted",
-            LogonVerdict::Refuse => "refused",
-            LogonVerdict::NotHere => "not_here",
-            LogonVerdict::Unavailable => "unavailable",
+            LogonVerdict::Accept(_) => ACCEPTED,
+            LogonVerdict::Refuse => REFUSED,
+            LogonVerdict::NotHere => NOT_HERE,
+            LogonVerdict::Unavailable => UNAVAILABLE,
         };
-        metrics::counter!(LOGONS, "mechanism" => mechanism.name(), "result" => result).increment(1);
+        logons(mechanism, result).increment(1);
     }
 
     /// Counts a completed handshake of an inbound connection: rare beside its cost.
     pub fn count_handshake(&self, version: &'static str, is_resumed: bool, duration: Duration) {
-        let resumed = if is_resumed { "yes" } else { "no" };
-        metrics::counter!(TLS_SESSIONS, "version" => version, "resumed" => resumed).increment(1);
+        tls_sessions(version, is_resumed).increment(1);
         self.tls_handshakes.completed.increment(1);
         self.tls_handshake_seconds.record(duration.as_secs_f64());
     }
@@ -390,8 +426,9 @@ impl ShardMetrics {
 
     /// Counts a message that a next hop refused while its client waited.
     pub fn count_passed_on_refusal(&self, octets: u64) {
-        metrics::counter!(MESSAGES_REFUSED, "reason" => "next_hop").increment(1);
-        metrics::counter!(MESSAGE_BYTES_REFUSED, "reason" => "next_hop").increment(octets);
+        let [messages, bytes] = refused_by_next_hop();
+        messages.increment(1);
+        bytes.increment(octets);
     }
 
     /// Counts a connection refused in place of a banner.

@@ -105,7 +105,9 @@ pub fn serve(
     let mut session = Session::new(binding.profile.clone(), peer.client, peer.connected_at);
     // A proxy's header was input (D2).
     session.handle_input(now);
-    session.observe(context.next_session_number(), context.observer.clone());
+    if cfg!(not(feature = "unobserved")) {
+        session.observe(context.next_session_number(), context.observer.clone());
+    }
     if let Some(users) = context.shared.users() {
         session.offer_mechanisms(logon::mechanisms(&users));
     }

@@ -11,7 +11,7 @@
 
 use super::net::{Connection, Nudge, Ready};
 use crate::limits::TLS_WRITE_OCTETS;
-use crate::smtp::header::TlsParameters;
+use crate::smtp::header::{TLS_1_2, TLS_1_3, TlsParameters};
 use rustls::pki_types::ServerName;
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
@@ -94,8 +94,8 @@ impl Stream {
     pub fn tls_parameters(&self) -> Option<TlsParameters> {
         let session = &self.tls.as_ref()?.session;
         let version = match session.protocol_version()? {
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => TLS_1_3,
+            ProtocolVersion::TLSv1_2 => TLS_1_2,
             _ => return None,
         };
         Some(TlsParameters { version, cipher: cipher_name(session.negotiated_cipher_suite()?.suite()) })

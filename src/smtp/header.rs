@@ -5,10 +5,15 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 
+/// TLS 1.2, as it is written in fields and records.
+pub const TLS_1_2: &str = "TLSv1.2";
+/// TLS 1.3, likewise.
+pub const TLS_1_3: &str = "TLSv1.3";
+
 /// The TLS that a session is under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsParameters {
-    /// The protocol: `TLSv1.2`, `TLSv1.3`.
+    /// The protocol: [`TLS_1_2`] or [`TLS_1_3`].
     pub version: &'static str,
     /// The cipher suite's name in IANA's registry.
     pub cipher: &'static str,
