@@ -4,6 +4,7 @@
 //! and all attributes of those that stay apply.
 
 use super::{Binding, Config, ConfigError, check_tls};
+use crate::log;
 use std::net::SocketAddr;
 
 /// Options that only a start follows: what is built of them lives as long as the process. `listen` is
@@ -26,6 +27,8 @@ pub const NEEDS_RESTART: &[&str] = &[
     "spool",
     "metrics-listen",
     "admin-socket",
+    "log-format",
+    "log-file",
 ];
 
 impl Config {
@@ -53,6 +56,7 @@ impl Config {
             spool: running.spool.clone(),
             metrics_listen: running.metrics_listen,
             admin_socket: running.admin_socket.clone(),
+            log: log::Settings { level: self.log.level, ..running.log.clone() },
             ..self
         };
         Ok((config, moved))
@@ -144,6 +148,7 @@ mod tests {
         ("retry-max", &["--retry-max=7h"]),
         ("queue-lifetime", &["--queue-lifetime=7d"]),
         ("drain-timeout", &["--drain-timeout=7s"]),
+        ("log-level", &["--log-level=debug"]),
     ];
 
     /// The same for those that need a restart.
@@ -157,6 +162,8 @@ mod tests {
         ("spool", &["--spool=other"]),
         ("metrics-listen", &["--metrics-listen=none"]),
         ("admin-socket", &["--admin-socket=none"]),
+        ("log-format", &["--log-format=json"]),
+        ("log-file", &["--log-file=log"]),
     ];
 
     #[test]

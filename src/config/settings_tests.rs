@@ -165,6 +165,9 @@ const SAMPLES: &[(&str, &str)] = &[
     ("drain-timeout", "7s"),
     ("metrics-listen", "127.0.0.1:9126"),
     ("admin-socket", "/run/gatepost.sock"),
+    ("log-format", "json"),
+    ("log-level", "debug"),
+    ("log-file", "/var/log/gatepost.log"),
 ];
 
 /// What must be given with an option.

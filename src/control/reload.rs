@@ -240,6 +240,7 @@ impl Reloader {
         }
         // Where there are no certificates any more, the last ones stay: sessions that were offered
         // STARTTLS may ask for it.
+        log::set_level(config.log.level);
         let edition = self.shared.set_config(Arc::new(config));
         self.doorbells.iter().for_each(Doorbell::tell);
         edition

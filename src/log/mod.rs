@@ -35,7 +35,7 @@ pub mod table;
 mod tests;
 mod writer;
 
-pub use running::{flush, install, is_to_file, reopen};
+pub use running::{flush, install, reopen, set_level};
 pub(crate) use running::{notice, tell};
 pub use sender::{Record, Sender};
 pub use table::{Event, Field, Format, Level};
@@ -50,7 +50,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -95,7 +95,7 @@ pub struct Log(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     format: Format,
-    level: Level,
+    threshold: Arc<Threshold>,
     is_to_file: bool,
     bell: Arc<Bell>,
     losses: Losses,
@@ -103,6 +103,24 @@ struct Shared {
     /// Who waits until all is written.
     flushes: ArrayQueue<SyncSender<()>>,
     must_reopen: AtomicBool,
+}
+
+/// What is written at least; it may change at any time.
+#[derive(Debug)]
+struct Threshold(AtomicU8);
+
+impl Threshold {
+    fn new(level: Level) -> Self {
+        Threshold(AtomicU8::new(level as u8))
+    }
+
+    fn set(&self, level: Level) {
+        self.0.store(level as u8, Ordering::Relaxed);
+    }
+
+    fn admits(&self, level: Level) -> bool {
+        level as u8 <= self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What operators are told.
@@ -169,10 +187,11 @@ impl Log {
         let run = move || started.recv().map(Writer::run).unwrap_or_default();
         let thread = thread::Builder::new().name("log".to_owned()).spawn(run)?;
         let bell = Arc::new(Bell::new(thread.thread().clone()));
+        let threshold = Arc::new(Threshold::new(settings.level));
         let losses = Losses { total: lost, unreported: Arc::default() };
         let shared = Arc::new(Shared {
             format: settings.format,
-            level: settings.level,
+            threshold: threshold.clone(),
             is_to_file: settings.file.is_some(),
             bell: bell.clone(),
             losses: losses.clone(),
@@ -182,11 +201,16 @@ impl Log {
         });
         let rings = (0..senders).map(|_| RingBuffer::new(LOG_RING_OCTETS));
         let (producers, consumers): (Vec<_>, Vec<_>) = rings.unzip();
-        let sender = |ring| Sender::new(settings.format, settings.level, ring, bell.clone(), losses.clone());
+        let sender = |ring| Sender::new(settings.format, threshold.clone(), ring, bell.clone(), losses.clone());
         let senders = producers.into_iter().map(sender).collect();
         // It waits for this, and for nothing else.
         let _ = start.send(Writer::new(shared.clone(), consumers, output));
         Ok((Log(shared), senders))
+    }
+
+    /// Writes what matters as much as this, and more, from now on.
+    pub fn set_level(&self, level: Level) {
+        self.0.threshold.set(level);
     }
 
     /// Opens the file again: it was renamed. Standard output stays.
@@ -208,7 +232,7 @@ impl Log {
 
     /// Writes a record with a line for operators.
     pub fn notice(&self, level: Level, line: fmt::Arguments<'_>) {
-        if level <= self.0.level {
+        if self.0.threshold.admits(level) {
             self.push(Said::Notice(level, SystemTime::now(), line.to_string()));
         }
     }

@@ -21,9 +21,11 @@ pub fn reopen() {
     }
 }
 
-/// Whether there is a file to be opened again.
-pub fn is_to_file() -> bool {
-    RUNNING.get().is_some_and(|log| log.0.is_to_file)
+/// Writes what matters as much as this, and more, from now on.
+pub fn set_level(level: Level) {
+    if let Some(log) = RUNNING.get() {
+        log.set_level(level);
+    }
 }
 
 /// Waits until all is written, for a moment: the process ends.

@@ -1,10 +1,10 @@
 //! Where a shard writes its records: into a ring of octets that the log's thread empties.
 
-use super::Losses;
 use super::bell::Bell;
 use super::clock::Clock;
 use super::line::Line;
-use super::table::{Event, Field, Format, Level};
+use super::table::{Event, Field, Format};
+use super::{Losses, Threshold};
 use rtrb::Producer;
 use std::cell::{Cell, RefCell};
 use std::fmt::{self, Display};
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 /// Writes a shard's records. Never waits: a record that does not fit is lost, and counted.
 pub struct Sender {
     format: Format,
-    level: Level,
+    threshold: Arc<Threshold>,
     /// Borrowed only where a record is published.
     ring: RefCell<Producer<u8>>,
     /// Not here while a record is made of it.
@@ -27,14 +27,20 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(format: Format, level: Level, ring: Producer<u8>, bell: Arc<Bell>, losses: Losses) -> Self {
+    pub(super) fn new(
+        format: Format,
+        threshold: Arc<Threshold>,
+        ring: Producer<u8>,
+        bell: Arc<Bell>,
+        losses: Losses,
+    ) -> Self {
         let (ring, line, clock) = (RefCell::new(ring), Cell::default(), Cell::new(Clock::new()));
-        Sender { format, level, ring, line, clock, bell, losses }
+        Sender { format, threshold, ring, line, clock, bell, losses }
     }
 
     /// Begins a record of what happened at `time`; `None` where its level is not written.
     pub fn record(&self, event: Event, time: SystemTime) -> Option<Record<'_>> {
-        if event.level() > self.level {
+        if !self.threshold.admits(event.level()) {
             return None;
         }
         // A second record beside this one has new buffers, and one of the two pairs is kept.
@@ -56,7 +62,10 @@ impl Sender {
 
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").field("format", &self.format).field("level", &self.level).finish_non_exhaustive()
+        f.debug_struct("Sender")
+            .field("format", &self.format)
+            .field("threshold", &self.threshold)
+            .finish_non_exhaustive()
     }
 }
 

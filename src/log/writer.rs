@@ -148,7 +148,7 @@ impl Writer {
 
     fn report_losses(&mut self) {
         let lost = self.shared.losses.take();
-        if lost == 0 || Event::Lost.level() > self.shared.level {
+        if lost == 0 || !self.shared.threshold.admits(Event::Lost.level()) {
             return;
         }
         self.reported = Some((lost, self.batch.octets().len()));

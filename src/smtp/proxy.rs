@@ -491,7 +491,9 @@ mod tests {
             \x03\x00\x04\xbd\x8c\xcd\x8d\x05\x00\x062696-3"
             .to_vec();
         assert_eq!(parse(&header), done(header.len(), Some("127.5.6.7:47361")));
-        for at in FIXED_OCTETS..header.len() {
+        // One of another type is no checksum that anybody could verify.
+        let type_of_checksum = FIXED_OCTETS + 12;
+        for at in (FIXED_OCTETS..header.len()).filter(|&at| at != type_of_checksum) {
             header[at] ^= 4;
             assert_eq!(parse(&header), Parsed::Malformed, "{at}");
             header[at] ^= 4;
