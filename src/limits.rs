@@ -143,6 +143,27 @@ pub const BLOCK_DEFAULT: Duration = Duration::from_secs(60 * 60);
 pub const BLOCK_LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How often ranges whose time is over are dropped from the list.
 pub const BLOCKS_SWEEP_MS: u64 = 10_000;
+/// Octets of a client in a name of a DNS block list: 32 nibbles with their dots (RFC 5782 section 2.4).
+pub const DNSBL_CLIENT_OCTETS: usize = 64;
+/// Longest zone of a DNS block list: a name has 255 octets on the wire, which as text are 253 and a dot.
+pub const DNSBL_ZONE_MAX_OCTETS: usize = DOMAIN_MAX_OCTETS - 2 - DNSBL_CLIENT_OCTETS;
+/// Most zones: each is asked about each client.
+pub const DNSBL_ZONES_MAX: usize = 16;
+/// How long a session waits to learn whether its client is on a DNS block list: a client waits 5 minutes
+/// for the reply to RCPT (RFC 5321 section 4.5.3.2.3), but holds its connection meanwhile.
+pub const DNSBL_WAIT_MS: u64 = 3_000;
+/// How long a name server is given for an answer: two tries fit into the wait.
+pub const DNSBL_TRY_MS: u64 = 1_400;
+/// Clients that may wait to be looked up, in the whole process; more are not.
+pub const DNSBL_WAITING_MAX: usize = 1_024;
+/// Clients that are looked up at once.
+pub const DNSBL_LOOKUPS_MAX: usize = 256;
+/// Questions to name servers that are open at once, each of them to two servers.
+pub const DNSBL_QUESTIONS_MAX: usize = 128;
+/// Answers of name servers that are remembered as long as they allow.
+pub const DNSBL_CACHE_ANSWERS: u64 = 65_536;
+/// Most name servers of `--resolver`.
+pub const RESOLVERS_MAX: usize = 8;
 /// Pending connections a listener's kernel queue may hold (capped by net.core.somaxconn).
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Connections accepted in one turn of the dispatcher before sessions get theirs.
@@ -416,6 +437,7 @@ const _: () = {
     assert!(WATCHDOG_ASK_MS + WATCHDOG_STALL_MS <= 1_500 && WATCHDOG_LATE_MS < WATCHDOG_ASK_MS);
     assert!(ENDING_MAX_MS > WATCHDOG_STALL_MS && WATCHDOG_GIVE_UP_MS > ENDING_MAX_MS);
     assert!(WATCHDOG_LINGERING_MAX as u64 <= DESCRIPTORS_BASE / 2);
+    assert!(2 * DNSBL_TRY_MS < DNSBL_WAIT_MS && DNSBL_LOOKUPS_MAX <= CALLS_MAX);
     // NextHopId and RouteId are 16 bits wide.
     assert!(NEXT_HOPS_MAX <= 1 << 16 && ROUTES_MAX <= 1 << 16);
     // A record of all fields, each at its longest and escaped sixfold (JSON), is a small part of the ring.

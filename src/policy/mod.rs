@@ -3,7 +3,8 @@
 //! What lives here: who counts as one source (`source`), how many connections and messages a
 //! source has had (`table`), whose next banner is to be late (`marks`), which domains are ours and
 //! what is kept by domain (`domains`), which addresses a list names (`ranges`) and for how long
-//! (`blocks`), who is let in (`admission`), and the verdicts made of these (`verdict`). The
+//! (`blocks`), how the DNS is asked for a list and what it answers (`dnsbl`), who is let in
+//! (`admission`), and the verdicts made of these (`verdict`). The
 //! protocol asks; the shard brings the facts and carries the answer back.
 //!
 //! What it may use: `smtp` and `limits`. No socket, no file, no clock and no configuration: the
@@ -19,6 +20,7 @@
 mod admission;
 pub(crate) mod atomic;
 mod blocks;
+mod dnsbl;
 mod domains;
 mod list_file;
 mod marks;
@@ -34,10 +36,11 @@ mod table_tests;
 
 pub use admission::{BindingRules, Door, Sources};
 pub use blocks::{BlocksFull, DynamicBlocks};
+pub use dnsbl::{BlockListZone, Listing, ZoneError, judge_answer};
 pub use domains::{AcceptedDomains, DomainError, DomainFault, DomainMap, DomainPattern};
 pub use list_file::{LineError, parse_list_file};
 pub use marks::{Fingerprint, TarpitMarks};
 pub use ranges::{AddressRanges, RangeError, parse_range};
 pub use source::{Source, SourceHasher, canonical};
 pub use table::{ConnectionCounter, ConnectionTable, RATE_WINDOW_MS, RateTable, Slot, SlotCount, SlotCountError};
-pub use verdict::{RecipientVerdict, recipient};
+pub use verdict::{RecipientVerdict, minds_block_lists, recipient};

@@ -1,6 +1,7 @@
 //! Facts to verdicts: what is decided of a command once its facts are known.
 
 use super::domains::AcceptedDomains;
+use crate::smtp::server::Role;
 
 /// What is decided of a recipient by its domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,15 @@ pub fn recipient(
     if is_ours || relay_allowed { RecipientVerdict::Accept } else { RecipientVerdict::RelayDenied }
 }
 
+/// Whether it matters for a recipient that the client is on a DNS block list, by what is decided of the
+/// recipient otherwise: on a gateway, for clients that may not relay, and not for our own Postmaster, who
+/// can be asked why (CONFORMANCE E15). A foreign Postmaster is a recipient like any other.
+#[must_use]
+pub fn minds_block_lists(role: Role, relay_allowed: bool, is_postmaster: bool, verdict: RecipientVerdict) -> bool {
+    let is_our_postmaster = is_postmaster && verdict == RecipientVerdict::Accept;
+    role == Role::Gateway && !relay_allowed && !is_our_postmaster
+}
+
 #[cfg(test)]
 mod tests {
     use super::RecipientVerdict::{Accept, RelayDenied};
@@ -63,5 +73,20 @@ mod tests {
         let none = AcceptedDomains::default();
         assert_eq!(recipient(&none, false, Some(b"example.org"), false), RelayDenied);
         assert_eq!(recipient(&none, false, None, true), Accept);
+    }
+
+    #[test]
+    fn who_is_asked_about() {
+        for (role, relay_allowed, is_postmaster, verdict, expected) in [
+            (Role::Gateway, false, false, Accept, true),
+            (Role::Gateway, false, false, RelayDenied, true),
+            (Role::Gateway, false, true, RelayDenied, true),
+            (Role::Gateway, false, true, Accept, false),
+            (Role::Gateway, true, false, Accept, false),
+            (Role::Relay, false, false, Accept, false),
+        ] {
+            let minds = minds_block_lists(role, relay_allowed, is_postmaster, verdict);
+            assert_eq!(minds, expected, "{role:?} {relay_allowed} {is_postmaster} {verdict:?}");
+        }
     }
 }

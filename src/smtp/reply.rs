@@ -176,6 +176,9 @@ replies! {
     TooManyLocalHops = "554 5.4.6 Hop count exceeded - possible mail loop", None, CloseIn4, Some("local_hop_count");
     /// Storage or memory is short (C6, E8, a failed commit).
     InsufficientResources = "452 4.3.1 Insufficient system resources", None, Stay, Some("resources");
+    /// IPAddressNotAllowed, of a client on a DNS block list (E15).
+    OnBlockList =
+        "550 5.7.1 Recipient not authorized, your IP has been found on a block list", None, CloseIn4, Some("dnsbl");
     /// The recipient is neither accepted here nor may the client relay (C19).
     UnableToRelay = "550 5.7.1 Unable to relay", None, Stay, Some("relay_denied");
     /// More accepted recipients than the limit (C17); the transaction goes on.
@@ -410,7 +413,9 @@ mod tests {
                 || matches!(reply, Reply::BlockedSource | Reply::BlockedSourceForATime);
             assert_eq!(row.after == After::Close, closes, "{}", row.text);
             assert_eq!(reply.closes(Revision::V13), closes, "{}", row.text);
-            let in_4 = ["452 4.5.3", "552 5.3.4", "554 5.4.6"].iter().any(|code| row.text.starts_with(code));
+            let in_4 = ["452 4.5.3", "550 5.7.1 Recipient", "552 5.3.4", "554 5.4.6"]
+                .iter()
+                .any(|code| row.text.starts_with(code));
             let at_mail = matches!(reply, Reply::SizeTooLarge);
             assert_eq!(reply.closes(Revision::V4), closes || (in_4 && !at_mail), "{}", row.text);
         }

@@ -244,6 +244,7 @@ fn defaults() -> Settings {
         message_rate_per_minute: limits::MESSAGE_RATE_DEFAULT_PER_MINUTE,
         user_message_rate_per_minute: limits::RELAY_MESSAGE_RATE_DEFAULT_PER_MINUTE,
         logon_failures_per_minute: limits::LOGON_FAILURE_RATE_DEFAULT_PER_MINUTE,
+        on_block_list: false,
         implicit_tls: false,
         binding: SocketAddr::from(([192, 0, 2, 25], 25)),
         users_text: String::new(),
@@ -341,6 +342,7 @@ fn configure(settings: &mut Settings, word: &str) -> Result<(), String> {
         }
         "recipients" => profile.recipients_max = limit()?,
         "logon-failures" => profile.logon_failures_max = limit()?,
+        "dnsbl" if value == "listed" => settings.on_block_list = true,
         "logon-failure-rate" => settings.logon_failures_per_minute = number()?,
         "relay-message-rate" => settings.user_message_rate_per_minute = number()?,
         "protocol-errors" => profile.protocol_errors_max = limit()?,

@@ -34,6 +34,8 @@ pub struct Settings {
     /// Of an authenticated user, on a relay.
     pub user_message_rate_per_minute: u32,
     pub logon_failures_per_minute: u32,
+    /// The client is on a DNS block list.
+    pub on_block_list: bool,
     /// TLS comes before the banner.
     pub implicit_tls: bool,
     /// Where the binding listens.
@@ -209,7 +211,12 @@ impl Outside for Gateway {
         let default = settings.profile.default_domain.as_deref().filter(|_| !postmaster);
         let domain = mailbox.domain().or(default.map(str::as_bytes));
         let relay_allowed = self.user.is_some() || settings.relay_from.contains(settings.client);
-        match policy::recipient(&settings.accepted_domains, relay_allowed, domain, postmaster) {
+        let verdict = policy::recipient(&settings.accepted_domains, relay_allowed, domain, postmaster);
+        let role = settings.profile.role;
+        if settings.on_block_list && policy::minds_block_lists(role, relay_allowed, postmaster, verdict) {
+            return Verdict::Refuse(Reply::OnBlockList);
+        }
+        match verdict {
             RecipientVerdict::Accept => Verdict::Accept,
             RecipientVerdict::RelayDenied => Verdict::Refuse(Reply::UnableToRelay),
         }
