@@ -19,9 +19,11 @@ pub use next_hop::{DeliveryConfig, Host, NextHopAddress, NextHopConfig, TlsUse};
 pub use restart::NEEDS_RESTART;
 pub use settings::{Change, LoadError, Loaded, Origin, Setting, Settings, Sources, load};
 
-use crate::limits::{LOCAL_NAMES_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
+use crate::limits::{DNSBL_ZONES_MAX, LOCAL_NAMES_MAX, RESOLVERS_MAX, SHARDS_MAX, SUBMISSION_PORT, TARPIT_LONGEST};
 use crate::log;
-use crate::policy::{AcceptedDomains, AddressRanges, DomainPattern, SlotCount, parse_list_file, parse_range};
+use crate::policy::{
+    AcceptedDomains, AddressRanges, BlockListZone, DomainPattern, SlotCount, parse_list_file, parse_range,
+};
 use crate::smtp::address::is_domain;
 use crate::smtp::server::{Extensions, Profile, Revision, Role};
 use binding::bindings;
@@ -30,6 +32,7 @@ use options::{ADMIN_SOCKET, ServeOptions};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An option that cannot be followed.
@@ -122,6 +125,10 @@ pub struct Config {
     pub relay_from: AddressRanges,
     /// Clients that are refused on gateway bindings.
     pub blocked: AddressRanges,
+    /// DNS block lists that gateway bindings go by.
+    pub dnsbl: Arc<[BlockListZone]>,
+    /// The name servers to ask about them; empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
     /// Limits by source and in sum.
     pub limits: Limits,
     /// What sessions are told, whatever their binding.
@@ -169,6 +176,8 @@ impl Config {
         let accepted_domains = faults.keep(accepted_domains(&options, &read_file));
         let bindings = faults.keep(bindings(&options.listen));
         let blocked = faults.keep(blocked(&options, &read_file));
+        let dnsbl = faults.keep(dnsbl(&options.dnsbl));
+        faults.keep(check_resolvers(&options.resolver));
         let session = faults.keep(session(&options, &hostname));
         let certificates = faults.keep(certificates(&options));
         let delivery = faults.keep(DeliveryConfig::new(&options));
@@ -186,15 +195,14 @@ impl Config {
         if let (Some(bindings), Some(delivery)) = (&bindings, &delivery) {
             faults.keep(check_circles(delivery, bindings));
         }
-        let parts = (accepted_domains, bindings, blocked, session, certificates, delivery, relay_from, table_slots);
+        let lists = (accepted_domains, blocked, dnsbl, relay_from);
+        let parts = (lists, bindings, session, certificates, delivery, table_slots);
         let (
-            Some(accepted_domains),
+            (Some(accepted_domains), Some(blocked), Some(dnsbl), Some(relay_from)),
             Some(bindings),
-            Some(blocked),
             Some(session),
             Some(certificates),
             Some(delivery),
-            Some(relay_from),
             Some(table_slots),
         ) = parts
         else {
@@ -206,6 +214,8 @@ impl Config {
         Ok(Config {
             bindings,
             blocked,
+            dnsbl,
+            resolvers: options.resolver.clone(),
             session,
             relay_timeouts: Timeouts {
                 connection: unless_zero(options.relay_connection_timeout),
@@ -391,6 +401,24 @@ fn admin_socket(options: &ServeOptions) -> Option<PathBuf> {
         None => Some(options.spool.join(ADMIN_SOCKET)),
         Some(none) if none.as_os_str() == "none" => None,
         Some(path) => Some(path.clone()),
+    }
+}
+
+fn dnsbl(zones: &[String]) -> Result<Arc<[BlockListZone]>, ConfigError> {
+    if zones.len() > DNSBL_ZONES_MAX {
+        return Err(ConfigError::new("--dnsbl", format!("more than {DNSBL_ZONES_MAX} zones")));
+    }
+    let zones = zones.iter().map(|zone| zone.parse()).collect::<Result<_, _>>();
+    zones.map_err(|error| ConfigError::new("--dnsbl", error))
+}
+
+fn check_resolvers(resolvers: &[SocketAddr]) -> Result<(), ConfigError> {
+    if resolvers.len() > RESOLVERS_MAX {
+        return Err(ConfigError::new("--resolver", format!("more than {RESOLVERS_MAX} name servers")));
+    }
+    match resolvers.iter().find(|address| address.port() == 0) {
+        Some(address) => Err(ConfigError::new("--resolver", format!("{address}: nobody answers at port 0; write 53"))),
+        None => Ok(()),
     }
 }
 

@@ -267,6 +267,12 @@ pub struct ServeOptions {
     /// A file of such addresses, one a line; `#` begins a comment.
     #[arg(long, value_name = "FILE")]
     pub block_file: Option<PathBuf>,
+    /// The zone of a DNS block list: a client on it reaches nobody but Postmaster on gateway bindings, unless it has authenticated or is named by --relay-from; repeatable.
+    #[arg(long, value_name = "ZONE")]
+    pub dnsbl: Vec<String>,
+    /// A name server to ask about --dnsbl; repeatable. [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub resolver: Vec<SocketAddr>,
     /// Most inbound connections of the whole process; 0 is unlimited.
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX_DEFAULT)]
     pub max_connections: u32,

@@ -14,12 +14,14 @@ use std::net::SocketAddr;
 /// |---|---|
 /// | `hostname` | what the shards write into mail, and say to next hops |
 /// | `shards`, `spool` | threads, sockets and directories |
+/// | `resolver` | the control thread's resolver, with what it remembers |
 /// | `ipv6-prefix`, `table-slots` | the tables that all connections are counted in |
 /// | `next-hop`, `route` | numbers of next hops and lanes, which the queue refers to; what protects their connections |
 /// | `metrics-listen`, `admin-socket` | sockets of the control thread |
 pub const NEEDS_RESTART: &[&str] = &[
     "hostname",
     "shards",
+    "resolver",
     "ipv6-prefix",
     "table-slots",
     "next-hop",
@@ -54,6 +56,7 @@ impl Config {
             hostname: running.hostname.clone(),
             shards: running.shards,
             spool: running.spool.clone(),
+            resolvers: running.resolvers.clone(),
             metrics_listen: running.metrics_listen,
             admin_socket: running.admin_socket.clone(),
             log: log::Settings { level: self.log.level, ..running.log.clone() },
@@ -119,6 +122,7 @@ mod tests {
         ("users", &["--users=users"]),
         ("block", &["--block=192.0.2.0/24"]),
         ("block-file", &["--block-file=ranges"]),
+        ("dnsbl", &["--dnsbl=bl.example.org"]),
         ("max-connections", &["--max-connections=7"]),
         ("max-connections-per-source", &["--max-connections-per-source=7"]),
         ("message-rate", &["--message-rate=7"]),
@@ -155,6 +159,7 @@ mod tests {
     const KEPT: &[(&str, &[&str])] = &[
         ("hostname", &["--hostname=other.example", "--local-name=host.example"]),
         ("shards", &["--shards=7"]),
+        ("resolver", &["--resolver=192.0.2.53:53"]),
         ("ipv6-prefix", &["--ipv6-prefix=56"]),
         ("table-slots", &["--table-slots=65536"]),
         ("next-hop", &["--next-hop=192.0.2.1:25"]),

@@ -129,6 +129,8 @@ const SAMPLES: &[(&str, &str)] = &[
     ("users", "/etc/users"),
     ("block", "192.0.2.0/24"),
     ("block-file", "ranges"),
+    ("dnsbl", "bl.example.org"),
+    ("resolver", "192.0.2.53:53"),
     ("max-connections", "7"),
     ("max-connections-per-source", "7"),
     ("message-rate", "7"),
