@@ -7,14 +7,14 @@
 //! |---|---|---|
 //! | [`limits`] | every bound and default, with its source | nothing |
 //! | [`smtp`] | the protocol, pure: lines, commands, addresses, replies, the receiving and the sending session | `limits` |
-//! | [`policy`] | decisions, pure: shared tables, accepted domains, address ranges | `smtp`, `limits` |
+//! | [`policy`] | decisions, pure: shared tables, accepted domains, address ranges, DNS block lists | `smtp`, `limits` |
 //! | [`users`] | who may log in, pure: the users file, its hashes, what a user may do | `smtp` (addresses), `policy` (domains, addresses), `limits` |
 //! | [`queue`] | the durable queue, pure: records and outcomes, group commit, recovery, the schedule | `smtp`, `limits` |
 //! | [`delivery`] | delivery, pure: routes, what is known of next hops, backoff | `queue`, `smtp`, `policy` (map by domain, atomics), `limits` |
 //! | [`config`] | options of flags, environment and file, validated once | `smtp`, `policy`, `users`, `delivery`, `log` (settings), `limits` |
 //! | [`metrics`] | the table of metrics, handles to them | `smtp`, `queue` (figures) |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, reloads, watermarks, next hops' names, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
+//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, reloads, watermarks, next hops' names, DNS block lists, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`log`] | records of what happens, in text or JSON: tables of events and fields, a sender for each shard, the thread that writes | `limits`, `stderr` |
 //! | [`stderr`], [`stdout`] | lines for operators | `log` |
 //! | [`cmd`] | the other subcommands | `queue`, `users`, `config`, the spool's directories, `control`'s exit codes, admin socket, users file and `check` |
@@ -53,6 +53,7 @@
 //! | what a verb does, the order of checks | `smtp::server`, `verbs` |
 //! | a limit or default | [`limits`]; its option in `config::options`, which makes it a key of files and a variable too |
 //! | what is accepted from whom | `policy::verdict`, asked in `shard::inbound` |
+//! | DNS block lists | `policy::dnsbl`, names and answers; `control::dnsbl`, who asks; `shard::dnsbl`, who waits |
 //! | what is said in AUTH | `smtp::sasl`, the mechanisms; `smtp::server`, `auth` |
 //! | whose connection a proxy brings | `smtp::proxy`, the header; `shard::proxied` |
 //! | who is let in by AUTH | `shard::logon`, and `users` |

@@ -17,7 +17,7 @@ use gatepost::log::{self, Log};
 use gatepost::queue::record::Record;
 use gatepost::queue::recover::{self, Found};
 use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
-use gatepost::shard::{self, Doorbell, Shared, Start};
+use gatepost::shard::{self, Doorbell, Lookups, Shared, Start};
 use gatepost::{cmd, metrics, stderr, stdout};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
@@ -125,6 +125,7 @@ fn serve(sources: Sources) -> Result<(), Failure> {
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
     let logons = logons::start().map_err(|error| os_failure(&error))?;
+    let lookups = Arc::new(Lookups::new().map_err(|error| os_failure(&error))?);
     let doorbells =
         (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
     let watchdog = Doorbell::new().map_err(|error| os_failure(&error))?;
@@ -136,6 +137,7 @@ fn serve(sources: Sources) -> Result<(), Failure> {
         drain: drain.clone(),
         metrics_listener,
         admin_listener,
+        lookups: lookups.clone(),
         resources: Resources::new(spool.path(), shared.clone())?,
         recorder,
         reloader: Reloader::new(sources, settings, shared.clone(), doorbells.clone(), tls, watched),
@@ -162,6 +164,7 @@ fn serve(sources: Sources) -> Result<(), Failure> {
             shared: shared.clone(),
             doorbell,
             logons: logons.clone(),
+            lookups: lookups.clone(),
             log,
         };
         supervisor::start_shard(start, sender.clone(), watchdog.clone()).map_err(|error| os_failure(&error))?;

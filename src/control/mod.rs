@@ -1,5 +1,5 @@
 //! The control thread: signals, the metrics endpoint, the admin socket, next hops' names,
-//! watermarks, the configuration when it is loaded again, files that change; the watchdog; the users
+//! DNS block lists, watermarks, the configuration when it is loaded again, files that change; the watchdog; the users
 //! file; who waits for the shards; what happens before any thread runs; and what `check` finds.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod check;
+mod dnsbl;
 mod endpoint;
 pub mod logons;
 mod memory;
@@ -24,7 +25,7 @@ pub mod watched;
 
 use crate::config::Host;
 use crate::limits::{BLOCKS_SWEEP_MS, METRICS_UPKEEP_MS};
-use crate::shard::{Doorbell, Shared, Stage};
+use crate::shard::{Doorbell, Lookups, Shared, Stage};
 use crate::stdout;
 use metrics_exporter_prometheus::PrometheusHandle;
 use reload::{Reloader, Reloads};
@@ -52,6 +53,8 @@ pub struct Control {
     pub metrics_listener: Option<TcpListener>,
     /// The admin socket.
     pub admin_listener: Option<UnixListener>,
+    /// Clients that the shards want looked up.
+    pub lookups: Arc<Lookups>,
     /// Disk and memory.
     pub resources: Resources,
     /// Renders the metrics.
@@ -84,6 +87,7 @@ impl Control {
             }
             tokio::spawn(sweep(commands));
             tokio::spawn(self.reloader.run(hangup, requests));
+            tokio::spawn(dnsbl::serve(self.lookups, self.shared.config().resolvers.clone()));
             tokio::spawn(self.resources.watch());
             tokio::spawn(upkeep(self.recorder));
             for (index, next_hop) in self.shared.config().delivery.next_hops.iter().enumerate() {

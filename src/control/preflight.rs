@@ -4,8 +4,8 @@
 
 use crate::config::{Binding, Config};
 use crate::limits::{
-    DESCRIPTORS_BASE, DESCRIPTORS_PER_SHARD, LISTEN_BACKLOG, MEMLOCK_MIN_OCTETS, MEMLOCK_PER_SHARD_OCTETS,
-    NEXT_HOP_WINDOW_DEFAULT,
+    DESCRIPTORS_BASE, DESCRIPTORS_PER_SHARD, DNSBL_QUESTIONS_MAX, LISTEN_BACKLOG, MEMLOCK_MIN_OCTETS,
+    MEMLOCK_PER_SHARD_OCTETS, NEXT_HOP_WINDOW_DEFAULT,
 };
 use crate::log::StartError;
 use crate::shard::storage::SpoolError;
@@ -150,7 +150,8 @@ pub fn check_descriptors(config: &Config, shards: usize) -> Result<(), Failure> 
     let next_hops = config.delivery.next_hops.len() as u64;
     // The window bounds those with a transaction; each shard may have as many idle ones.
     let outgoing = next_hops * u64::from(NEXT_HOP_WINDOW_DEFAULT) * shards as u64;
-    let needed = connections + outgoing + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
+    let resolving = if config.dnsbl.is_empty() { 0 } else { 2 * DNSBL_QUESTIONS_MAX as u64 };
+    let needed = connections + outgoing + resolving + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
     let with_next_hops = if next_hops > 0 { format!(" with {next_hops} next hops") } else { String::new() };
     raise(Resource::Nofile, needed).map_err(|limit| {
         Failure::new(

@@ -44,6 +44,10 @@ labelled! {
     NextHopTransactions, NEXT_HOP_TRANSACTIONS, "connection": new, reused
 }
 labelled! {
+    /// [`DNSBL_LOOKUPS`] by result.
+    DnsblLookups, DNSBL_LOOKUPS, "result": listed, clean, failed, skipped
+}
+labelled! {
     /// [`PROXY_HEADERS`] by result.
     ProxyHeaders, PROXY_HEADERS, "result": accepted, local, malformed, timeout, closed, not_allowed
 }
@@ -211,6 +215,7 @@ pub struct ShardMetrics {
     pub tarpit_waits: TarpitWaits,
     pub tarpit_skips: TarpitSkips,
     pub tarpitted: Gauge,
+    pub dnsbl_lookups: DnsblLookups,
     pub proxy_headers: ProxyHeaders,
     pub tls_handshake_seconds: Histogram,
     pub append_seconds: Histogram,
@@ -308,6 +313,7 @@ impl ShardMetrics {
             tarpit_waits: TarpitWaits::new(),
             tarpit_skips: TarpitSkips::new(),
             tarpitted: metrics::gauge!(TARPITTED),
+            dnsbl_lookups: DnsblLookups::new(),
             proxy_headers: ProxyHeaders::new(),
             tls_handshake_seconds: metrics::histogram!(TLS_HANDSHAKE_SECONDS),
             append_seconds: metrics::histogram!(APPEND_SECONDS),

@@ -110,6 +110,7 @@ metrics_table! {
     TARPIT_WAITS = "gatepost_tarpit_waits_total", (counter), Count, ["what"], "Times something was held back by --tarpit, by what: replies (of one input), banner, connection (a refusal in place of the banner).";
     TARPIT_SKIPS = "gatepost_tarpit_skips_total", (counter), Count, ["reason"], "Times something that is due late was not held back, by reason: crowded (too many connections wait already), drain.";
     TARPITTED = "gatepost_tarpitted_sessions", (gauge), Count, [], "Sessions whose replies are held back now.";
+    DNSBL_LOOKUPS = "gatepost_dnsbl_lookups_total", (counter), Count, ["result"], "Clients looked up in the block lists of --dnsbl, by result: listed, clean, failed (a list did not answer in time, or with an error; the client is taken as clean), skipped (too many waited, or the client went; likewise).";
     PROXY_HEADERS = "gatepost_proxy_headers_total", (counter), Count, ["result"], "Headers of the PROXY protocol, by result: accepted, local (without an address: the proxy's own counts), malformed, timeout, closed (the proxy went without a word: a health check), not_allowed (from no proxy, or behind another header).";
 
     // TLS and AUTH.
@@ -233,6 +234,7 @@ pub const fn limit(reply: Reply) -> Option<&'static str> {
         Reply::TooManyConnections => "max-connections",
         Reply::TooManyConnectionsFromSource => "max-connections-per-source",
         Reply::BlockedSource | Reply::BlockedSourceForATime => "block",
+        Reply::OnBlockList => "dnsbl",
         Reply::ConnectionTimedOut => "connection-timeout",
         Reply::InactivityTimedOut => "inactivity-timeout",
         _ => return None,

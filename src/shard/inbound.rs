@@ -6,6 +6,7 @@
 
 use super::Context;
 use super::current::Binding;
+use super::dnsbl;
 use super::logon::{self, Unavailable};
 use super::message::Message;
 use super::net::{Connection, Ready};
@@ -16,7 +17,7 @@ use super::stream::Stream;
 use crate::limits::{COMMAND_LINE_MAX_OCTETS, LINGER_MAX_MS, READ_MAX_OCTETS, READS_IN_A_ROW_MAX};
 use crate::metrics::{self, TlsFailure};
 use crate::policy::{self, RecipientVerdict};
-use crate::smtp::address::Path;
+use crate::smtp::address::{Mailbox, Path};
 use crate::smtp::reply::Reply;
 use crate::smtp::sasl::ntlm::filetime;
 use crate::smtp::server::{LogonVerdict, Query, Role, Session, Step, Verdict};
@@ -39,6 +40,8 @@ enum Turn {
     StartTls,
     /// Its proof judged.
     Authenticate,
+    /// Its client looked up in DNS block lists; this verdict is due if it is on none.
+    LookUp(Verdict),
     /// Its replies sent, then its end.
     Close,
 }
@@ -74,6 +77,8 @@ struct Inbound {
     messages: u64,
     /// Who the client has proved to be.
     user: Option<Arc<User>>,
+    /// Whether the client is on a DNS block list; `None`: nobody has asked yet.
+    is_listed: Option<bool>,
     /// Given back just before the last reply leaves, and before the socket closes (it stands before the
     /// connection): a client that reconnects must not meet its own ghost.
     permit: Option<Permit>,
@@ -123,6 +128,7 @@ pub fn serve(
         proxy: peer.proxy,
         messages: 0,
         user: None,
+        is_listed: None,
         permit: Some(permit),
         session,
         message: None,
@@ -184,6 +190,10 @@ impl Inbound {
                 }
                 Some(Turn::Authenticate) => {
                     Box::pin(self.authenticate()).await;
+                    pending = true;
+                }
+                Some(Turn::LookUp(unless_listed)) => {
+                    Box::pin(self.look_up(unless_listed)).await;
                     pending = true;
                 }
                 Some(Turn::Close) => return Ending::Said,
@@ -318,10 +328,10 @@ impl Inbound {
                 Step::Challenge => self.challenge(),
                 Step::Close => return (at, Turn::Close),
                 Step::Abandon => self.message = None,
-                Step::Decide(query) => {
-                    let verdict = self.decide(query);
-                    self.session.handle_verdict(now, verdict);
-                }
+                Step::Decide(query) => match self.decide(query) {
+                    Ok(verdict) => self.session.handle_verdict(now, verdict),
+                    Err(turn) => return (at, turn),
+                },
                 Step::Body(octets) => {
                     self.message.get_or_insert_with(|| Message::begin(&self.context, &self.session)).append(octets);
                 }
@@ -329,24 +339,41 @@ impl Inbound {
         }
     }
 
-    fn decide(&self, query: Query<'_>) -> Verdict {
-        let config = &self.binding.config;
-        let accepted = match query {
-            Query::Sender(path) => return self.decide_sender(path),
-            Query::Recipient(mailbox) => {
-                let default = self.binding.profile.default_domain.as_deref().filter(|_| !mailbox.is_postmaster());
-                policy::recipient(
-                    &config.accepted_domains,
-                    self.user.is_some() || config.relay_from.contains(self.client),
-                    mailbox.domain().or(default.map(str::as_bytes)),
-                    mailbox.is_postmaster(),
-                )
-            }
-        };
-        match accepted {
+    /// The verdict, or what must come before it.
+    fn decide(&self, query: Query<'_>) -> Result<Verdict, Turn> {
+        match query {
+            Query::Sender(path) => Ok(self.decide_sender(path)),
+            Query::Recipient(mailbox) => self.decide_recipient(mailbox),
+        }
+    }
+
+    /// E15, then C19.
+    fn decide_recipient(&self, mailbox: Mailbox<'_>) -> Result<Verdict, Turn> {
+        let (config, profile) = (&self.binding.config, &self.binding.profile);
+        let is_postmaster = mailbox.is_postmaster();
+        let default = profile.default_domain.as_deref().filter(|_| !is_postmaster);
+        let domain = mailbox.domain().or(default.map(str::as_bytes));
+        let may_relay = self.user.is_some() || config.relay_from.contains(self.client);
+        let accepted = policy::recipient(&config.accepted_domains, may_relay, domain, is_postmaster);
+        let unless_listed = match accepted {
             RecipientVerdict::Accept => Verdict::Accept,
             RecipientVerdict::RelayDenied => Verdict::Refuse(Reply::UnableToRelay),
+        };
+        if config.dnsbl.is_empty() || !policy::minds_block_lists(profile.role, may_relay, is_postmaster, accepted) {
+            return Ok(unless_listed);
         }
+        let is_listed = self.is_listed.ok_or(Turn::LookUp(unless_listed))?;
+        Ok(unless(is_listed, unless_listed))
+    }
+
+    /// Looks the client up in DNS block lists, once a session, and gives the verdict that waits for it.
+    ///
+    //= [MS-OXSMTP] 3.2.7 IPAddressNotAllowed
+    async fn look_up(&mut self, unless_listed: Verdict) {
+        let zones = &self.binding.config.dnsbl;
+        let is_listed = dnsbl::is_listed(&self.context, &self.stream, self.client, zones).await;
+        self.is_listed = Some(is_listed);
+        self.session.handle_verdict(self.context.net.now(), unless(is_listed, unless_listed));
     }
 
     /// C10, then E4: on a relay by user, else by source.
@@ -596,6 +623,11 @@ impl Inbound {
             Ready::Bell => self.context.shared.stage() != Stage::Ending,
         }
     }
+}
+
+/// The verdict on a recipient of a client that is on a block list or not.
+fn unless(is_listed: bool, unless_listed: Verdict) -> Verdict {
+    if is_listed { Verdict::Refuse(Reply::OnBlockList) } else { unless_listed }
 }
 
 /// What ended a handshake.

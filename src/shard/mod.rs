@@ -7,6 +7,7 @@
 //! (see `control::supervisor`), and the process recovers at its next start.
 
 mod current;
+mod dnsbl;
 mod inbound;
 mod listener;
 mod logon;
@@ -20,6 +21,7 @@ mod shared;
 pub mod storage;
 mod stream;
 
+pub use dnsbl::{Lookup, Lookups};
 pub use logon::{PasswordCheck, PasswordChecks};
 #[cfg(feature = "fault-injection")]
 pub use net::Fault;
@@ -77,6 +79,8 @@ pub struct Start {
     pub doorbell: Doorbell,
     /// Where passwords are looked at.
     pub logons: Arc<PasswordChecks>,
+    /// Where clients are looked up in DNS block lists.
+    pub lookups: Arc<Lookups>,
     /// Where its records go.
     pub log: log::Sender,
 }
@@ -96,6 +100,7 @@ struct Context {
     /// The number of the last session.
     session_numbers: Cell<u64>,
     logons: Arc<PasswordChecks>,
+    lookups: Arc<Lookups>,
     hostname: Rc<str>,
     /// Every read of the shard goes here; borrowed only between two awaits.
     scratch: RefCell<Box<[u8]>>,
@@ -146,6 +151,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         current: RefCell::new(Rc::new(current)),
         shared: start.shared,
         logons: start.logons,
+        lookups: start.lookups,
         net: net.clone(),
         storage: storage.clone(),
         observer: Rc::new(ShardObserver::new(metrics.clone(), records.clone())),
