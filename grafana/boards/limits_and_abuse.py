@@ -26,6 +26,10 @@ BOARD = Dashboard(
             Panel("Octets refused", "Octets read per second of messages that were refused, by reason.",
                   "much of message_size: clients send large messages for nothing; a block for a time stops them earlier.",
                   [(rate("gatepost_message_refused_bytes_total", by="reason") + " > 0", "{{reason}}")], unit="Bps", stacked=True),
+            Panel("Block list lookups", "Clients looked up in DNS block lists per second, by result.",
+                  "failed: a list or the resolver does not answer, or refuses to (lists do so to public resolvers), and nobody is found "
+                  "on it; skipped: more clients come than are looked up in time.",
+                  [(rate("gatepost_dnsbl_lookups_total", by="result"), "{{result}}")], unit="cps", stacked=True),
         ]),
         Row("Connections", [
             Panel("Connections now", "Inbound connections by instance.",

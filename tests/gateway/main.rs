@@ -13,6 +13,7 @@ mod bindings;
 mod blocks;
 mod config;
 mod delivery;
+mod dnsbl;
 mod harness;
 mod limits;
 mod listeners;

@@ -61,7 +61,7 @@ pub const ROWS: &[(&str, &[Shown])] = &[
     ("E12", &[Transcript, BlackBox("tests/gateway/limits.rs")]),
     ("E13", &[Transcript, BlackBox("tests/gateway/blocks.rs")]),
     ("E14", &[Transcript, BlackBox("tests/gateway/blocks.rs")]),
-    ("E15", SESSION),
+    ("E15", &[Transcript, BlackBox("tests/gateway/dnsbl.rs")]),
     ("E16", &[BlackBox("tests/gateway/ack_delay.rs")]),
     ("E17", SESSION),
     ("F1", SESSION),
