@@ -14,7 +14,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -135,6 +135,8 @@ async fn gather(asked: &mut JoinSet<Listing>) -> Listing {
 
 /// What a zone says of a client, which has this name there.
 async fn ask(resolver: TokioResolver, questions: Arc<Semaphore>, name: String) -> Listing {
+    // As it is: what converts international names has no use for underscores.
+    let Ok(name) = Name::from_ascii(&name) else { return Listing::Failed };
     let Ok(_permit) = questions.acquire().await else { return Listing::Failed };
     match resolver.lookup(name, RecordType::A).await {
         Ok(answer) => judge_answer(answer.answers().iter().filter_map(|record| match record.data {

@@ -120,3 +120,49 @@ async fn look_up(context: &Context, stream: &Stream, client: IpAddr, zones: Arc<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::net::Doorbell;
+    use super::*;
+    use std::io::Read as _;
+
+    fn lookup(octet: u8) -> (Lookup, oneshot::Receiver<Listing>) {
+        let (answer, listing) = oneshot::channel();
+        let nudge = RemoteNudge::of(Doorbell::new().expect("a descriptor"));
+        (Lookup { client: IpAddr::from([192, 0, 2, octet]), zones: [].into(), answer, nudge }, listing)
+    }
+
+    #[test]
+    fn in_their_order_and_no_more_than_there_is_room_for() {
+        let lookups = Lookups::new().expect("descriptors");
+        let mut bell = lookups.bell().expect("a descriptor");
+        assert!(bell.read(&mut [0]).is_err(), "nobody has rung");
+        let mut sessions = Vec::new();
+        for number in 0..DNSBL_WAITING_MAX {
+            let (lookup, session) = lookup(number as u8);
+            assert!(lookups.push(lookup));
+            sessions.push(session);
+        }
+        let (one_more, mut session) = lookup(0);
+        assert!(!lookups.push(one_more));
+        assert!(session.try_recv().is_err(), "nobody will answer it");
+        assert!(bell.read(&mut [0]).is_ok());
+        for (number, mut session) in sessions.into_iter().enumerate() {
+            let lookup = lookups.next().expect("as many as were taken");
+            assert_eq!(lookup.client, IpAddr::from([192, 0, 2, number as u8]));
+            lookup.answer(Listing::Listed);
+            assert_eq!(session.try_recv(), Ok(Some(Listing::Listed)));
+        }
+        assert!(lookups.next().is_none());
+    }
+
+    #[test]
+    fn a_session_that_has_gone() {
+        let (lookup, session) = lookup(1);
+        assert!(!lookup.is_given_up());
+        drop(session);
+        assert!(lookup.is_given_up());
+        lookup.answer(Listing::Clean);
+    }
+}

@@ -3,9 +3,10 @@
 //! The gateway waits three seconds for an answer, and lets the client pass when none comes: where a test
 //! needs the answer it asks again until it was in time.
 
-use crate::harness::{Client, Gateway, SHUTDOWN, Scratch, start, until};
+use crate::harness::{Client, Gateway, SHUTDOWN, Scratch, Setup, start, until};
 use rustix::process::Signal;
 use std::collections::HashMap;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -197,6 +198,7 @@ fn who_is_not_looked_up() {
     of_relay.hello();
     of_relay.expect(MAIL, SENDER_OK);
     of_relay.expect(RCPT, RECIPIENT_OK);
+    [trusted, of_relay].into_iter().for_each(Client::quit);
     assert_eq!(all_lookups(&gateway), 0.0);
     assert_eq!(*server.asked.lock().expect("no panic"), [""; 0]);
     gateway.stop();
@@ -237,9 +239,9 @@ fn what_answers_say() {
 fn the_first_hit_of_several_lists_decides() {
     let (scratch, server) = (Scratch::new(), NameServer::start());
     server.say("1.15.8.127.bl.example.", Answer::Nothing);
-    server.say("1.15.8.127.second.example.", Answer::Address([127, 0, 0, 4]));
+    server.say("1.15.8.127.second_list.example.", Answer::Address([127, 0, 0, 4]));
     server.say("2.15.8.127.bl.example.", Answer::ServerFailure);
-    let gateway = serve(&scratch, &server, &["--dnsbl=second.example"]);
+    let gateway = serve(&scratch, &server, &["--dnsbl=second_list.example"]);
     until_looked_up(&gateway, "127.8.15.1", "listed");
     // What one list says does not make up for one that fails.
     until_looked_up(&gateway, "127.8.15.2", "failed");
@@ -258,6 +260,43 @@ fn ipv6() {
         client.command(RCPT) == LISTED
     });
     server.until_asked(&name);
+    gateway.stop();
+}
+
+#[test]
+fn a_reload_concerns_new_sessions() {
+    let (scratch, server) = (Scratch::new(), NameServer::start());
+    server.say("1.15.8.127.bl.example.", Answer::Address([127, 0, 0, 2]));
+    let file = scratch.join("gatepost.toml");
+    let write = |zones: &str| {
+        let options = [
+            "hostname = 'mx.test.example'",
+            "listen = ['127.0.0.1:0']",
+            "metrics-listen = '127.0.0.1:0'",
+            "accept-domain = ['test.example']",
+            "max-connections = 400",
+            "shards = 2",
+            "min-free-disk = 0",
+            "min-free-memory = 0",
+            "tarpit = 0",
+            &format!("resolver = ['{}']", server.address),
+            &format!("dnsbl = [{zones}]"),
+        ];
+        fs::write(&file, options.join("\n")).expect("a writable directory");
+    };
+    write("");
+    let gateway = Setup::of_file(&scratch.join("spool"), &file).start();
+    let mut old = in_mail(&gateway, "127.8.15.1");
+    write("'bl.example'");
+    assert!(gateway.tell(&["reload"]).starts_with("dnsbl: "));
+    until_looked_up(&gateway, "127.8.15.1", "listed");
+    let mut listed = in_mail(&gateway, "127.8.15.1");
+    old.expect(RCPT, RECIPIENT_OK);
+    write("");
+    gateway.tell(&["reload"]);
+    in_mail(&gateway, "127.8.15.1").expect(RCPT, RECIPIENT_OK);
+    listed.expect(RCPT, LISTED);
+    [old, listed].into_iter().for_each(Client::quit);
     gateway.stop();
 }
 

@@ -114,6 +114,14 @@ impl RemoteNudge {
     }
 }
 
+#[cfg(test)]
+impl RemoteNudge {
+    /// One for nobody in particular.
+    pub fn of(doorbell: Doorbell) -> Self {
+        RemoteNudge { doorbell, token: 0 }
+    }
+}
+
 /// A deadline of its own, for a task without a socket.
 #[derive(Debug)]
 pub struct Alarm {
