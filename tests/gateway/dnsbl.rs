@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 const MAIL: &str = "MAIL FROM:<a@b.example>";
 const RCPT: &str = "RCPT TO:<rcpt@test.example>";
@@ -260,6 +261,26 @@ fn ipv6() {
         client.command(RCPT) == LISTED
     });
     server.until_asked(&name);
+    gateway.stop();
+}
+
+#[test]
+fn the_refusal_is_late_and_marks_the_client() {
+    const TARPIT: Duration = Duration::from_millis(300);
+    let (scratch, server) = (Scratch::new(), NameServer::start());
+    server.say("1.15.8.127.bl.example.", Answer::Address([127, 0, 0, 2]));
+    let gateway = serve(&scratch, &server, &["--tarpit=300ms"]);
+    until_looked_up(&gateway, "127.8.15.1", "listed");
+    let waits = |what| gateway.metric_with("gatepost_tarpit_waits_total", "what", what);
+    let (replies, banners) = (waits("replies"), waits("banner"));
+    let mut client = in_mail(&gateway, "127.8.15.1");
+    assert_eq!(waits("banner"), banners + 1.0, "of the refusal before");
+    let sent = Instant::now();
+    client.expect(RCPT, LISTED);
+    assert!(sent.elapsed() >= TARPIT);
+    client.expect(POSTMASTER, RECIPIENT_OK);
+    client.quit();
+    assert_eq!(waits("replies"), replies + 1.0);
     gateway.stop();
 }
 
