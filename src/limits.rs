@@ -322,7 +322,7 @@ pub const METRICS_CONNECTIONS_MAX: usize = 32;
 /// How long a scraper may take to send its request.
 pub const METRICS_REQUEST_MS: u64 = 10_000;
 /// How often gathered histogram samples are tidied.
-pub const METRICS_UPKEEP_MS: u64 = 5_000;
+pub const METRICS_UPKEEP_MS: u64 = 1_000;
 
 /// Commands that the admin socket serves at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 16;

@@ -139,7 +139,8 @@ fn until_looked_up(gateway: &Gateway, source: &str, result: &str) {
 fn a_listed_client() {
     let (scratch, server) = (Scratch::new(), NameServer::start());
     server.say("1.15.8.127.bl.example.", Answer::Address([127, 0, 0, 2]));
-    let gateway = serve(&scratch, &server, &[]);
+    let log = scratch.join("log");
+    let gateway = serve(&scratch, &server, &[&format!("--log-file={}", log.display())]);
     until_looked_up(&gateway, "127.8.15.1", "listed");
     // The answer is remembered, and a session looks up once.
     server.say("1.15.8.127.bl.example.", Answer::Nothing);
@@ -157,6 +158,9 @@ fn a_listed_client() {
     client.quit();
     assert_eq!(all_lookups(&gateway), before + 1.0);
     assert!(gateway.refusals("gatepost_refusals_total", "dnsbl") >= 5.0);
+    assert!(gateway.metric_with("gatepost_limit_hits_total", "limit", "dnsbl") >= 5.0);
+    let record = format!(" to=rcpt@foreign.example reply=\"{LISTED}\" reason=dnsbl\n");
+    until("a record", || fs::read_to_string(&log).is_ok_and(|text| text.contains(&record)));
     gateway.stop();
 }
 

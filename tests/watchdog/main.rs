@@ -16,6 +16,7 @@ use harness::{
 };
 use load::{Sender, audit, gatepost_load};
 use rustix::process::Signal;
+use std::fs;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -135,7 +136,8 @@ fn assert_all_there(gateway: &Gateway, ids: &[String]) {
 #[test]
 fn a_stalled_shard_is_answered_for_and_serves_again() {
     let scratch = Scratch::new();
-    let mut gateway = two_shards(&scratch, &[]);
+    let log = scratch.join("log");
+    let mut gateway = two_shards(&scratch, &[&format!("--log-file={}", log.display())]);
     let mut sessions = Sessions::open(&gateway, 1);
     let (mut there, mut elsewhere) = (sessions.take(1), sessions.take(0));
     fault(&gateway, &["stall", "1", "--for=15s"]);
@@ -151,6 +153,8 @@ fn a_stalled_shard_is_answered_for_and_serves_again() {
         client.deliver("a@b.example", &["rcpt@test.example"], CONTENT);
     }
     assert!(gateway.refusals(REFUSED, "shard_unavailable") >= 20.0);
+    let record = format!(" reply=\"{E9}\" reason=shard_unavailable\n");
+    until("records", || fs::read_to_string(&log).is_ok_and(|text| text.matches(&record).count() >= 20));
     assert!(gateway.metric(STALLS) >= 1.0);
     assert!(gateway.stderr().contains("gatepost: shard 1 does not answer"), "{}", gateway.stderr());
 
