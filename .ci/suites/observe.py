@@ -28,8 +28,9 @@ WANTED = {"GatepostNextHopDown", "GatepostMailExpired", "GatepostConnectionLimit
 UNWANTED = {"GatepostDown", "GatepostNotScraped", "GatepostNotReady", "GatepostPanics", "GatepostStorageUnavailable",
             "GatepostStorageFailures", "GatepostSegmentGivenUp", "GatepostResourcesShort", "GatepostAllNextHopsDown"}
 
-# Refusals that this life has no occasion for: it does not end, has disk and memory, and no shard hangs.
-UNMET = {"shutdown", "resources", "shard_unavailable"}
+# Refusals that this life has no occasion for: it does not end, has disk and memory, no shard hangs, and no
+# name server knows of a block list.
+UNMET = {"shutdown", "resources", "shard_unavailable", "dnsbl"}
 
 
 @case
