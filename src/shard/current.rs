@@ -27,6 +27,8 @@ pub struct Current {
 pub struct Binding {
     /// Address and port.
     pub address: SocketAddr,
+    /// The same as text, for records.
+    pub name: Box<str>,
     /// Who may connect.
     pub rules: BindingRules,
     /// Who brings connections of others.
@@ -66,6 +68,7 @@ impl Binding {
     fn new(address: SocketAddr, binding: &config::Binding, config: &Arc<Config>) -> Self {
         Binding {
             address,
+            name: address.to_string().into(),
             rules: binding.rules.clone(),
             proxies: binding.proxy.clone(),
             profile: Rc::new(config.profile(binding)),

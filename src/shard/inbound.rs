@@ -224,8 +224,8 @@ impl Inbound {
         self.context.records.ended(session, self.origin(), reason, self.messages, duration);
     }
 
-    fn origin(&self) -> Origin {
-        Origin { listener: self.binding.address, proxy: self.proxy }
+    fn origin(&self) -> Origin<'_> {
+        Origin { listener: &self.binding.name, proxy: self.proxy }
     }
 
     /// Waits for input, or for something else that ends the wait, and takes a turn on it.

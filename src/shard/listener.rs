@@ -131,7 +131,7 @@ pub fn refuse(
 /// Counts and records a refusal of a client, or of the proxy that would bring one.
 pub fn tell_refusal(context: &Context, binding: &Binding, (client, proxy): (IpAddr, Option<IpAddr>), reply: Reply) {
     context.metrics.count_refused_connection(reply);
-    context.records.refused_connection(Origin { listener: binding.address, proxy }, client, reply);
+    context.records.refused_connection(Origin { listener: &binding.name, proxy }, client, reply);
 }
 
 /// Waits for the interval, and for TLS; a peer that is gone meanwhile needs no answer.

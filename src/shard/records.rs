@@ -31,9 +31,9 @@ pub struct Records(Rc<Sender>);
 
 /// Where a session is served.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    /// The address that the client connected to.
-    pub listener: SocketAddr,
+pub struct Origin<'a> {
+    /// The address that the client connected to, as text: it is written twice for each session.
+    pub listener: &'a str,
     /// The proxy that brought it.
     pub proxy: Option<IpAddr>,
 }
@@ -77,7 +77,7 @@ impl Records {
     }
 
     /// A connection was refused in place of the banner.
-    pub fn refused_connection(&self, origin: Origin, client: IpAddr, reply: Reply) {
+    pub fn refused_connection(&self, origin: Origin<'_>, client: IpAddr, reply: Reply) {
         let Some(mut record) = self.begin(Event::Refused) else { return };
         record.address(Field::Client, client);
         add_origin(&mut record, origin);
@@ -111,7 +111,7 @@ impl Records {
     }
 
     /// A message was acknowledged.
-    pub fn accepted(&self, session: &Session, origin: Origin, message: Stored) {
+    pub fn accepted(&self, session: &Session, origin: Origin<'_>, message: Stored) {
         let Some(mut record) = self.begin(Event::Accepted) else { return };
         add_client(&mut record, session);
         add_origin(&mut record, origin);
@@ -121,7 +121,7 @@ impl Records {
     }
 
     /// A session has ended, for this reason.
-    pub fn ended(&self, session: &Session, origin: Origin, reason: &str, messages: u64, duration: Duration) {
+    pub fn ended(&self, session: &Session, origin: Origin<'_>, reason: &str, messages: u64, duration: Duration) {
         let Some(mut record) = self.begin(Event::Session) else { return };
         add_client(&mut record, session);
         add_origin(&mut record, origin);
@@ -152,7 +152,7 @@ impl Records {
     pub fn settled(&self, event: Event, attempt: &Attempt<'_>, places: &[u32], answer: Option<&Answer>) {
         let Some(mut record) = self.begin(event) else { return };
         let envelope = StoredEnvelope::decode(attempt.envelope).unwrap_or_default();
-        record.display(Field::Id, &attempt.id.text().as_str()).text(Field::From, envelope.reverse_path());
+        record.str(Field::Id, attempt.id.text().as_str()).text(Field::From, envelope.reverse_path());
         let recipients = (0_u32..).zip(envelope.recipients());
         let these = recipients.filter(|(place, _)| places.binary_search(place).is_ok());
         add_recipients(&mut record, these.map(|(_, recipient)| recipient.path));
@@ -188,15 +188,15 @@ fn add_client(record: &mut Record<'_>, session: &Session) {
     }
 }
 
-fn add_origin(record: &mut Record<'_>, origin: Origin) {
-    record.display(Field::Listener, &origin.listener);
+fn add_origin(record: &mut Record<'_>, origin: Origin<'_>) {
+    record.str(Field::Listener, origin.listener);
     if let Some(proxy) = origin.proxy {
         record.address(Field::Proxy, proxy);
     }
 }
 
 fn add_message(record: &mut Record<'_>, session: &Session, message: Stored) {
-    record.display(Field::Id, &message.id.text().as_str());
+    record.str(Field::Id, message.id.text().as_str());
     let Some(envelope) = session.envelope() else { return };
     record.text(Field::From, envelope.reverse_path());
     add_recipients(record, envelope.recipients().map(|recipient| recipient.path));

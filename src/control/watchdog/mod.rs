@@ -190,7 +190,8 @@ impl Watch {
                 Ok((stream, client)) => {
                     let client = canonical(client.ip());
                     self.metrics.count_refused_connection(reply);
-                    let origin = Origin { listener: binding.address, proxy: None };
+                    let listener = binding.address.to_string();
+                    let origin = Origin { listener: &listener, proxy: None };
                     self.records.refused_connection(origin, client, reply);
                     if binding.tls != Some(Tls::Implicit) {
                         self.refuse(stream, client, reply);
