@@ -227,7 +227,7 @@ pub struct SpoolOption {
 }
 
 /// `gatepost serve ...`, and `gatepost check ...`. Every one of them takes a value, and can be given by
-/// environment and file too ([`super::table`]).
+/// environment and file too (`config::table`).
 #[derive(Debug, Args)]
 #[command(mut_args = super::table::show_variable)]
 pub struct ServeOptions {

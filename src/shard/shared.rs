@@ -267,7 +267,7 @@ impl Shared {
     }
 
     /// Gives a connection a place in the total, whoever is behind it, or says with which reply to
-    /// refuse it. [`Place::admit`] is next.
+    /// refuse it. `Place::admit` is next.
     pub fn take_place(self: &Arc<Self>, config: &Config) -> Result<Place, Reply> {
         self.sources.try_enter(config.limits.connections_max)?;
         Ok(Place { shared: self.clone() })
