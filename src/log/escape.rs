@@ -72,14 +72,22 @@ pub(super) fn text(out: &mut Vec<u8>, value: &[u8], max_octets: usize) {
     out.push(b'"');
 }
 
+/// What both formats write for it.
+fn short(character: char) -> Option<&'static [u8]> {
+    Some(match character {
+        '"' => b"\\\"",
+        '\\' => b"\\\\",
+        '\n' => b"\\n",
+        '\r' => b"\\r",
+        '\t' => b"\\t",
+        _ => return None,
+    })
+}
+
 fn text_character(out: &mut Vec<u8>, character: char) {
     let octets = &mut [0; 4];
-    match character {
-        '"' => out.extend_from_slice(b"\\\""),
-        '\\' => out.extend_from_slice(b"\\\\"),
-        '\n' => out.extend_from_slice(b"\\n"),
-        '\r' => out.extend_from_slice(b"\\r"),
-        '\t' => out.extend_from_slice(b"\\t"),
+    match short(character) {
+        Some(escape) => out.extend_from_slice(escape),
         _ if is_unsafe(character) => hex(out, character.encode_utf8(octets).as_bytes()),
         _ => out.extend_from_slice(character.encode_utf8(octets).as_bytes()),
     }
@@ -111,12 +119,8 @@ pub(super) fn json(out: &mut Vec<u8>, value: &[u8], max_octets: usize) {
 
 //= RFC 8259 section 7
 fn json_character(out: &mut Vec<u8>, character: char) {
-    match character {
-        '"' => out.extend_from_slice(b"\\\""),
-        '\\' => out.extend_from_slice(b"\\\\"),
-        '\n' => out.extend_from_slice(b"\\n"),
-        '\r' => out.extend_from_slice(b"\\r"),
-        '\t' => out.extend_from_slice(b"\\t"),
+    match short(character) {
+        Some(escape) => out.extend_from_slice(escape),
         _ if is_unsafe(character) => {
             for unit in character.encode_utf16(&mut [0; 2]) {
                 let [high, low] = unit.to_be_bytes();

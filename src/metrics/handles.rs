@@ -439,6 +439,7 @@ impl ShardMetrics {
 
     /// Counts a connection refused in place of a banner.
     pub fn count_refused_connection(&self, reply: Reply) {
+        debug_assert!(reply.is_said_at_connect(), "{reply:?} would not be counted");
         self.connections_refused.count(reply, 1);
         self.limit_hits.count(reply, 1);
         self.replies.count(reply.code());
