@@ -209,12 +209,26 @@ pub const USERS_FILE_LOCK_TICK_MS: u64 = 10;
 pub const SEGMENT_MAX_OCTETS: u64 = 64 * MB as u64;
 /// Smallest segment that is made when space is short.
 pub const SEGMENT_MIN_OCTETS: u64 = MB as u64;
+/// Segments that nothing needs any more and that a shard keeps to be used again: their space is
+/// reserved and was written, so a sync has no metadata to write.
+pub const SPARE_SEGMENTS_MAX: usize = 2;
+/// A shard's segments take at most so many times what is live in them, and [`SEGMENTS_SLACK`]
+/// segments; what is beyond is given back by writing the oldest live records again.
+pub const SEGMENTS_PER_LIVE_MAX: u64 = 4;
+/// See [`SEGMENTS_PER_LIVE_MAX`]; one of them is being written to.
+pub const SEGMENTS_SLACK: u64 = 4;
+/// Octets of records that are written again in one go.
+pub const REWRITE_STEP_OCTETS: u64 = MB as u64;
+/// Messages looked at in one go to find those of a segment.
+pub const REWRITE_STEP_MESSAGES: usize = 4096;
 /// Octets gathered for one write and sync; what comes later waits for the next.
 pub const BATCH_MAX_OCTETS: usize = 4 * MB;
 /// Segments a shard keeps open for reading: mail waits in the oldest ones, and is taken in its order.
 pub const OPEN_SEGMENTS_MAX: usize = 8;
 /// Octets written to a spill file at once.
 pub const SPILL_WRITE_OCTETS: usize = 128 * KB;
+/// Most recipients that one outcome record settles.
+pub const OUTCOME_RECIPIENTS_MAX: usize = 1000;
 /// Largest record: envelope and body of a message held in memory, plus headers.
 pub const RECORD_MAX_OCTETS: usize = MB;
 
@@ -430,6 +444,8 @@ const _: () = {
     assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
     assert!(RECORD_MAX_OCTETS as u64 <= SEGMENT_MIN_OCTETS);
     assert!(RECORD_MAX_OCTETS <= BATCH_MAX_OCTETS);
+    // Place, tag and the like, and "550 ".
+    assert!(OUTCOME_RECIPIENTS_MAX * (ANSWER_TEXT_MAX_OCTETS + 16) < RECORD_MAX_OCTETS);
     assert!(SEGMENT_MIN_OCTETS <= SEGMENT_MAX_OCTETS);
     // A blocked range as JSON takes up to 90 octets.
     assert!(128 * BLOCKS_MAX <= ADMIN_ANSWER_MAX_OCTETS && ADMIN_TRANSFER_MS < ADMIN_ANSWER_MS);

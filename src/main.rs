@@ -223,10 +223,10 @@ fn recover(spool: &SpoolDirectory, shards: usize, config: &Config) -> Result<Vec
         let found =
             found.map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {path}: {error}")))?;
         for damage in &found.damage {
-            stderr::say(format_args!("{path}/{damage}"));
-        }
-        for unfinished in &found.unfinished {
-            stderr::say(format_args!("{path}/{unfinished}"));
+            match damage.kept_as() {
+                Some(name) => stderr::say(format_args!("{path}/{damage}; a copy is kept in {name}")),
+                None => stderr::say(format_args!("{path}/{damage}")),
+            }
         }
         recovered.push((directory, found));
     }

@@ -11,8 +11,11 @@
 //! The reply is the next hop's last line, printable ASCII, or empty. A recipient is settled once;
 //! of two outcomes for one recipient the first holds. But a message that is withdrawn is so for
 //! all its recipients, whatever was written before.
+//!
+//! One that settles very many recipients takes several records, one behind the other.
 
-use super::record::{Kind, Record, Stamp, Unsealed, begin_record};
+use super::record::{HEADER_OCTETS, Kind, Record, Stamp, Unsealed, begin_record};
+use crate::limits::OUTCOME_RECIPIENTS_MAX;
 use crate::smtp::QueueId;
 
 const TAG_ALL: u8 = 1;
@@ -83,27 +86,40 @@ pub enum Settles<'a, R> {
 }
 
 impl<R: AsRef<str>> NewOutcome<'_, R> {
-    /// Octets that the record takes at most.
+    /// Octets that the records take at most.
     pub fn octets(&self) -> usize {
-        let fields = match &self.settles {
-            Settles::Rest(_, reply) => FIELD_OCTETS + reply.as_ref().len(),
-            Settles::These(settled) => settled.iter().map(|one| FIELD_OCTETS + one.reply.as_ref().len()).sum(),
+        let (records, fields) = match &self.settles {
+            Settles::Rest(_, reply) => (1, FIELD_OCTETS + reply.as_ref().len()),
+            Settles::These(settled) => (
+                settled.len().div_ceil(OUTCOME_RECIPIENTS_MAX),
+                settled.iter().map(|one| FIELD_OCTETS + one.reply.as_ref().len()).sum(),
+            ),
         };
-        super::record::HEADER_OCTETS + fields + 8
+        records * (HEADER_OCTETS + 8) + fields
     }
 
-    /// Appends the record to `out`, whose length must be a multiple of 8.
-    pub fn encode(&self, out: &mut Vec<u8>, stamp: Stamp) {
-        let start = begin_record(out);
-        let fields = out.len();
+    /// Appends the records to `out`, whose length must be a multiple of 8, and counts the stamp on.
+    pub fn encode(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
         match &self.settles {
-            Settles::Rest(status, reply) => put(out, TAG_ALL, &[], *status, reply.as_ref()),
+            Settles::Rest(status, reply) => {
+                self.encode_record(out, stamp, |out| put(out, TAG_ALL, &[], *status, reply.as_ref()));
+            }
             Settles::These(settled) => {
-                for one in *settled {
-                    put(out, TAG_ONE, &one.recipient.to_le_bytes(), one.status, one.reply.as_ref());
+                for some in settled.chunks(OUTCOME_RECIPIENTS_MAX) {
+                    self.encode_record(out, stamp, |out| {
+                        for one in some {
+                            put(out, TAG_ONE, &one.recipient.to_le_bytes(), one.status, one.reply.as_ref());
+                        }
+                    });
                 }
             }
         }
+    }
+
+    fn encode_record(&self, out: &mut Vec<u8>, stamp: &mut Stamp, encode_fields: impl FnOnce(&mut Vec<u8>)) {
+        let start = begin_record(out);
+        let fields = out.len();
+        encode_fields(out);
         let octets = out.len() - fields;
         Unsealed { kind: Kind::Outcome, id: self.id, unix_ms: self.unix_ms, message_octets: 0, message_crc: 0 }
             .end_record(out, start, octets, stamp);
@@ -119,11 +135,19 @@ fn put(out: &mut Vec<u8>, tag: u8, place: &[u8], status: Status, reply: &str) {
     out.extend_from_slice(reply.as_bytes());
 }
 
-/// What is known of each recipient of a message, from its outcomes.
+/// What is known of each recipient of a message, from its outcomes. Most messages are settled
+/// whole and without a word: that takes no memory of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statuses {
-    /// By place in the envelope; shorter than the envelope while the rest is pending.
-    settled: Vec<(Status, Box<str>)>,
+pub struct Statuses(Known);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Nothing,
+    /// This of all recipients, with an empty reply.
+    All(Status),
+    /// By place in the envelope.
+    Each(Box<Vec<(Status, Box<str>)>>),
 }
 
 impl Statuses {
@@ -131,54 +155,112 @@ impl Statuses {
     /// what this version writes.
     pub fn add(&mut self, outcome: &Record<'_>, recipients: usize) -> bool {
         let mut rest = outcome.envelope;
-        self.settled.resize(recipients, (Status::Pending, "".into()));
         while let Some((&tag, after)) = rest.split_first() {
             let Some((length, after)) = after.split_first_chunk::<4>() else { return false };
             let Some((value, after)) = after.split_at_checked(u32::from_le_bytes(*length) as usize) else {
                 return false;
             };
-            let (range, value) = match (tag, value.split_first_chunk::<4>()) {
-                (TAG_ALL, _) => (0..recipients, value),
-                (TAG_ONE, Some((place, value))) => {
-                    let place = u32::from_le_bytes(*place) as usize;
-                    if place >= recipients {
-                        return false;
-                    }
-                    (place..place + 1, value)
-                }
+            let (place, value) = match (tag, value.split_first_chunk::<4>()) {
+                (TAG_ALL, _) => (None, value),
+                (TAG_ONE, Some((place, value))) => (Some(u32::from_le_bytes(*place) as usize), value),
                 _ => return false,
             };
             let Some((&status, reply)) = value.split_first() else { return false };
             let Some(status) = Status::from_number(status) else { return false };
-            for one in &mut self.settled[range] {
-                if one.0 == Status::Pending || status == Status::Withdrawn {
-                    *one = (status, String::from_utf8_lossy(reply).into());
-                }
+            let reply = String::from_utf8_lossy(reply);
+            match place {
+                None => self.settle_rest(recipients, status, &reply),
+                Some(place) if place < recipients => self.settle(recipients, place, status, &reply),
+                Some(_) => return false,
             }
             rest = after;
         }
         true
     }
 
+    /// Settles one of so many recipients, unless it was settled before.
+    pub fn settle(&mut self, recipients: usize, place: usize, status: Status, reply: &str) {
+        if recipients == 1 && place == 0 {
+            return self.settle_rest(recipients, status, reply);
+        }
+        if let Some(one) = self.each(recipients).get_mut(place) {
+            settle_one(one, status, reply);
+        }
+    }
+
+    /// Settles those of so many recipients that were not settled before.
+    pub fn settle_rest(&mut self, recipients: usize, status: Status, reply: &str) {
+        if matches!(self.0, Known::Nothing) && reply.is_empty() {
+            self.0 = Known::All(status);
+            return;
+        }
+        self.each(recipients).iter_mut().for_each(|one| settle_one(one, status, reply));
+    }
+
+    fn each(&mut self, recipients: usize) -> &mut Vec<(Status, Box<str>)> {
+        let before = match &self.0 {
+            Known::Nothing => Some(Status::Pending),
+            Known::All(status) => Some(*status),
+            Known::Each(_) => None,
+        };
+        if let Some(before) = before {
+            self.0 = Known::Each(Box::new(vec![(before, Box::default()); recipients]));
+        }
+        match &mut self.0 {
+            Known::Each(each) => each,
+            Known::Nothing | Known::All(_) => unreachable!("it was made so"),
+        }
+    }
+
     /// What has become of a recipient, and the reply that said so.
     pub fn of(&self, recipient: usize) -> (Status, &str) {
-        self.settled.get(recipient).map_or((Status::Pending, ""), |(status, reply)| (*status, reply))
+        match &self.0 {
+            Known::Nothing => (Status::Pending, ""),
+            Known::All(status) => (*status, ""),
+            Known::Each(each) => each.get(recipient).map_or((Status::Pending, ""), |(status, reply)| (*status, reply)),
+        }
+    }
+
+    /// Those that are settled, of so many recipients.
+    pub fn settled(&self, recipients: usize) -> impl Iterator<Item = Settled<&str>> {
+        (0..recipients).filter_map(|recipient| {
+            let (status, reply) = self.of(recipient);
+            (status != Status::Pending).then_some(Settled { recipient: recipient as u32, status, reply })
+        })
+    }
+
+    /// Whether nothing is settled.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.0, Known::Nothing)
     }
 
     /// Whether every recipient is settled and nobody is owed a report: the message is done with.
     pub fn is_finished(&self) -> bool {
-        !self.settled.is_empty()
-            && self.settled.iter().all(|(status, _)| matches!(status, Status::Delivered | Status::Withdrawn))
+        self.are_all(|status| matches!(status, Status::Delivered | Status::Withdrawn))
     }
 
     /// Whether nothing is left to be tried.
     pub fn are_all_settled(&self) -> bool {
-        !self.settled.is_empty() && self.settled.iter().all(|(status, _)| *status != Status::Pending)
+        self.are_all(|status| status != Status::Pending)
     }
 
-    /// The statuses alone, by place in the envelope; empty while nothing is known.
-    pub fn to_boxed(&self) -> Box<[Status]> {
-        self.settled.iter().map(|(status, _)| *status).collect()
+    /// Whether a report is owed for a recipient.
+    pub fn is_undeliverable(&self) -> bool {
+        !self.are_all(|status| !status.is_undeliverable()) && !self.is_empty()
+    }
+
+    fn are_all(&self, is: impl Fn(Status) -> bool) -> bool {
+        match &self.0 {
+            Known::Nothing => false,
+            Known::All(status) => is(*status),
+            Known::Each(each) => each.iter().all(|(status, _)| is(*status)),
+        }
+    }
+}
+
+fn settle_one(one: &mut (Status, Box<str>), status: Status, reply: &str) {
+    if one.0 == Status::Pending || status == Status::Withdrawn {
+        *one = (status, reply.into());
     }
 }
 
@@ -190,7 +272,7 @@ mod tests {
     fn stored(settles: Settles<'_, &str>) -> Vec<u8> {
         let outcome = NewOutcome { id: QueueId::from_number(7), unix_ms: 8, settles };
         let mut out = Vec::new();
-        outcome.encode(&mut out, Stamp { key: 1, generation: 2, sequence: 3 });
+        outcome.encode(&mut out, &mut Stamp { key: 1, generation: 2, sequence: 3 });
         assert!(out.len() <= outcome.octets() && out.len().is_multiple_of(8));
         out
     }
@@ -198,11 +280,17 @@ mod tests {
     fn statuses(outcomes: &[Vec<u8>], recipients: usize) -> Option<Statuses> {
         let mut statuses = Statuses::default();
         for octets in outcomes {
-            let header = RecordHeader::decode(octets).expect("a header");
-            assert_eq!((header.kind, header.id.number(), header.unix_ms), (Kind::Outcome, 7, 8));
-            let record = Record::decode(header, octets).expect("a record");
-            if !statuses.add(&record, recipients) {
-                return None;
+            let (mut rest, mut sequence) = (&octets[..], 3);
+            while !rest.is_empty() {
+                let header = RecordHeader::decode(rest).expect("a header");
+                assert_eq!((header.kind, header.id.number(), header.unix_ms), (Kind::Outcome, 7, 8));
+                assert_eq!(header.sequence, sequence);
+                let record = Record::decode(header, rest).expect("a record");
+                if !statuses.add(&record, recipients) {
+                    return None;
+                }
+                rest = &rest[header.octets() as usize..];
+                sequence += 1;
             }
         }
         Some(statuses)
@@ -234,6 +322,35 @@ mod tests {
         let half = stored(Settles::These(&[one(0, Status::Delivered, "")]));
         assert!(!statuses(std::slice::from_ref(&half), 2).expect("readable").is_finished());
         assert!(!Statuses::default().is_finished());
+    }
+
+    #[test]
+    fn very_many_recipients_take_several_records() {
+        let reply = "550 ".to_owned() + &"x".repeat(500);
+        let recipients = 3 * OUTCOME_RECIPIENTS_MAX + 1;
+        let settled: Vec<_> = (0..recipients as u32).map(|place| one(place, Status::Failed, &reply)).collect();
+        let all = statuses(&[stored(Settles::These(&settled))], recipients).expect("readable");
+        assert!(all.settled(recipients).eq(settled) && all.is_undeliverable());
+    }
+
+    #[test]
+    fn what_is_known_adds_up_however_it_is_kept() {
+        let mut known = Statuses::default();
+        assert!(known.is_empty() && !known.is_undeliverable() && known.settled(2).next().is_none());
+        known.settle_rest(2, Status::Delivered, "");
+        assert!(known.is_finished() && known.settled(2).count() == 2);
+        known.settle(2, 1, Status::Failed, "550 late");
+        assert_eq!(known.of(1), (Status::Delivered, ""), "the first word holds");
+        known.settle_rest(2, Status::Withdrawn, "550 no");
+        assert_eq!((known.of(0), known.of(1)), ((Status::Withdrawn, "550 no"), (Status::Withdrawn, "550 no")));
+        let mut single = Statuses::default();
+        single.settle(1, 0, Status::Delivered, "");
+        assert_eq!(single, Statuses(Known::All(Status::Delivered)));
+        let mut half = Statuses::default();
+        half.settle(3, 1, Status::Expired, "");
+        assert!(half.is_undeliverable() && !half.are_all_settled());
+        half.settle_rest(3, Status::Delivered, "");
+        assert!(half.are_all_settled() && !half.is_finished());
     }
 
     #[test]

@@ -12,14 +12,24 @@
 //! 12  4  shard                        9  3  zero
 //! 16  8  generation                  12  4  length of the envelope
 //! 24  8  highest queue id so far     16  8  generation
-//! 32 32  zero                        24  8  sequence
-//! 64  8  key                         32  8  queue id
+//! 32  8  void: generation, or 0      24  8  sequence
+//! 40  8  void: from this offset on   32  8  queue id
+//! 48 16  zero
+//! 64  8  key
 //!                                    40  8  time of arrival, ms since the Unix epoch
 //!                                    48  8  length of the message
 //!                                    56  4  CRC32C of the message
 //!                                    60  4  CRC32C of the envelope
 //!                                    64  8  key
 //! ```
+//!
+//! Behind the records stands an end mark, 8 octets: "GPen", and the CRC32C of key, generation and
+//! offset. Each batch of records begins where the mark of the last one stood and ends with a mark of
+//! its own, in one write: what is behind a mark was never part of the segment, and where none is,
+//! the last batch is not whole. At a multiple of 8 a mark is never torn.
+//!
+//! The void of a segment's header says that the records of an earlier segment, from this offset on,
+//! are none: their batch failed, and who waited for it was told so, but they may be there.
 //!
 //! The key is a random number that the process drew at its start. A sender who puts octets shaped
 //! like a record into a message cannot know it, so they are never taken for one, whatever damage
@@ -35,12 +45,15 @@ use crate::smtp::QueueId;
 use crate::smtp::envelope::Envelope;
 
 /// Version of everything in this file; a spool with another one is refused.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// Octets of a segment's header, and of a record's.
 pub const HEADER_OCTETS: usize = 72;
+/// Octets of an end mark.
+pub const END_MARK_OCTETS: usize = 8;
 
 const SEGMENT_MAGIC: [u8; 4] = *b"GPsg";
 const RECORD_MAGIC: [u8; 4] = *b"GPrc";
+const END_MAGIC: [u8; 4] = *b"GPen";
 const KIND_MESSAGE: u8 = 1;
 const KIND_SPILLED: u8 = 2;
 const KIND_OUTCOME: u8 = 3;
@@ -87,6 +100,17 @@ pub struct SegmentHeader {
     pub highest_id: QueueId,
     /// The key of the process that wrote it.
     pub key: u64,
+    /// Records of an earlier segment that are none.
+    pub void: Option<Void>,
+}
+
+/// The records of a segment from an offset on: their batch failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Void {
+    /// The segment's generation.
+    pub generation: u64,
+    /// Where they begin.
+    pub offset: u64,
 }
 
 /// What a record is.
@@ -158,6 +182,10 @@ impl SegmentHeader {
         out[12..16].copy_from_slice(&self.shard.to_le_bytes());
         out[16..24].copy_from_slice(&self.generation.to_le_bytes());
         out[24..32].copy_from_slice(&self.highest_id.number().to_le_bytes());
+        if let Some(void) = self.void {
+            out[32..40].copy_from_slice(&void.generation.to_le_bytes());
+            out[40..48].copy_from_slice(&void.offset.to_le_bytes());
+        }
         out[64..72].copy_from_slice(&self.key.to_le_bytes());
         seal(&mut out);
         out
@@ -171,8 +199,31 @@ impl SegmentHeader {
             generation: u64_at(header, 16),
             highest_id: QueueId::from_number(u64_at(header, 24)),
             key: u64_at(header, 64),
+            void: match u64_at(header, 32) {
+                0 => None,
+                generation => Some(Void { generation, offset: u64_at(header, 40) }),
+            },
         })
     }
+}
+
+/// The mark that ends a segment at `offset`.
+pub fn end_mark(key: u64, generation: u64, offset: u64) -> [u8; END_MARK_OCTETS] {
+    let mut crc = 0;
+    for number in [key, generation, offset] {
+        crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
+    }
+    let mut mark = [0; END_MARK_OCTETS];
+    mark[..4].copy_from_slice(&END_MAGIC);
+    mark[4..].copy_from_slice(&crc.to_le_bytes());
+    mark
+}
+
+/// Where the first end mark of this key and generation stands.
+pub fn find_end_mark(segment: &[u8], key: u64, generation: u64) -> Option<usize> {
+    memchr::memmem::find_iter(segment, &END_MAGIC)
+        .filter(|at| at.is_multiple_of(8) && *at >= HEADER_OCTETS)
+        .find(|&at| segment[at..].starts_with(&end_mark(key, generation, at as u64)))
 }
 
 impl RecordHeader {
@@ -235,8 +286,9 @@ pub struct Stamp {
 }
 
 impl NewMessage<'_> {
-    /// Appends the record to `out`, whose length must be a multiple of 8 (as records leave it).
-    pub fn encode(&self, out: &mut Vec<u8>, stamp: Stamp) {
+    /// Appends the record to `out`, whose length must be a multiple of 8 (as records leave it), and
+    /// counts the stamp on.
+    pub fn encode(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
         let start = begin_record(out);
         encode_envelope(out, self);
         let envelope_octets = out.len() - start - HEADER_OCTETS;
@@ -250,6 +302,18 @@ impl NewMessage<'_> {
         };
         let header = Unsealed { kind, id: self.id, unix_ms: self.arrived_unix_ms, message_octets, message_crc };
         header.end_record(out, start, envelope_octets, stamp);
+    }
+}
+
+impl Record<'_> {
+    /// Appends a copy of the record to `out`, in another place of the log.
+    pub fn encode_copy(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
+        let RecordHeader { kind, id, unix_ms, message_octets, message_crc, .. } = self.header;
+        let start = begin_record(out);
+        out.extend_from_slice(self.envelope);
+        out.extend_from_slice(self.message);
+        let header = Unsealed { kind, id, unix_ms, message_octets, message_crc };
+        header.end_record(out, start, self.envelope.len(), stamp);
     }
 }
 
@@ -271,8 +335,8 @@ pub(super) fn begin_record(out: &mut Vec<u8>) -> usize {
 }
 
 impl Unsealed {
-    /// Pads the record that began at `start` and fills its header.
-    pub(super) fn end_record(&self, out: &mut Vec<u8>, start: usize, envelope_octets: usize, stamp: Stamp) {
+    /// Pads the record that began at `start`, fills its header, and counts the stamp on.
+    pub(super) fn end_record(&self, out: &mut Vec<u8>, start: usize, envelope_octets: usize, stamp: &mut Stamp) {
         let envelope_crc = crc32c::crc32c(&out[start + HEADER_OCTETS..start + HEADER_OCTETS + envelope_octets]);
         out.resize(out.len().next_multiple_of(8), 0);
         let header = &mut out[start..start + HEADER_OCTETS];
@@ -288,6 +352,7 @@ impl Unsealed {
         header[60..64].copy_from_slice(&envelope_crc.to_le_bytes());
         header[64..72].copy_from_slice(&stamp.key.to_le_bytes());
         seal(header);
+        stamp.sequence += 1;
     }
 }
 
@@ -313,11 +378,6 @@ pub fn find_record(segment: &[u8], from: usize) -> Option<usize> {
     let finder = memchr::memmem::Finder::new(&RECORD_MAGIC);
     let mut candidates = finder.find_iter(segment.get(from..)?).map(|offset| from + offset);
     candidates.find(|at| at % 8 == 0 && RecordHeader::decode(&segment[*at..]).is_some())
-}
-
-/// Whether these octets, fewer than a header has, are how one begins.
-pub fn begins_like_record(octets: &[u8]) -> bool {
-    octets.len() < HEADER_OCTETS && octets.iter().zip(RECORD_MAGIC).all(|(octet, magic)| *octet == magic)
 }
 
 fn u32_at(header: &[u8; HEADER_OCTETS], at: usize) -> u32 {
@@ -352,7 +412,7 @@ mod tests {
             body,
         };
         let mut out = Vec::new();
-        message.encode(&mut out, Stamp { key: 5, generation: 3, sequence: 4 });
+        message.encode(&mut out, &mut Stamp { key: 5, generation: 3, sequence: 4 });
         assert!(out.len() <= record_octets(&message));
         out
     }
@@ -399,11 +459,46 @@ mod tests {
 
     #[test]
     fn segment_header_is_read_back() {
-        let header = SegmentHeader { shard: 1, generation: 2, highest_id: QueueId::from_number(3), key: 4 };
+        let mut header =
+            SegmentHeader { shard: 1, generation: 2, highest_id: QueueId::from_number(3), key: 4, void: None };
+        assert_eq!(SegmentHeader::decode(&header.encode()), Some(header));
+        header.void = Some(Void { generation: 1, offset: 80 });
         let mut octets = header.encode();
         assert_eq!(SegmentHeader::decode(&octets), Some(header));
         octets[20] ^= 1;
         assert_eq!(SegmentHeader::decode(&octets), None);
         assert_eq!(SegmentHeader::decode(&octets[..10]), None);
+    }
+
+    #[test]
+    fn a_copy_is_the_same_in_another_place() {
+        for body in [Body::Inline(b"a message\r\n"), Body::Spilled { octets: 1 << 30, crc: 9 }] {
+            let octets = encoded(body);
+            let record = Record::decode(RecordHeader::decode(&octets).expect("a header"), &octets).expect("a record");
+            let (mut copied, mut stamp) = (Vec::new(), Stamp { key: 6, generation: 9, sequence: 10 });
+            record.encode_copy(&mut copied, &mut stamp);
+            assert_eq!((copied.len(), stamp.sequence), (octets.len(), 11));
+            let header = RecordHeader::decode(&copied).expect("a header");
+            let copy = Record::decode(header, &copied).expect("a record");
+            assert_eq!((copy.envelope, copy.message), (record.envelope, record.message));
+            assert_eq!(RecordHeader { key: 5, generation: 3, sequence: 4, ..header }, record.header);
+        }
+    }
+
+    #[test]
+    fn an_end_mark_is_of_its_place() {
+        let mut segment = vec![0; 1000];
+        let put = |segment: &mut Vec<u8>, at: usize, mark: [u8; 8]| segment[at..at + 8].copy_from_slice(&mark);
+        put(&mut segment, 104, end_mark(1, 2, 112));
+        put(&mut segment, 204, end_mark(1, 2, 204));
+        put(&mut segment, 304, end_mark(1, 3, 304));
+        put(&mut segment, 404, end_mark(2, 2, 404));
+        assert_eq!(find_end_mark(&segment, 1, 2), None, "elsewhere, askew, of others");
+        put(&mut segment, 504, end_mark(1, 2, 504));
+        put(&mut segment, 904, end_mark(1, 2, 904));
+        assert_eq!(find_end_mark(&segment, 1, 2), Some(504));
+        segment[507] ^= 1;
+        assert_eq!(find_end_mark(&segment, 1, 2), Some(904));
+        assert_eq!(find_end_mark(&segment[..911], 1, 2), None, "cut off");
     }
 }

@@ -3,24 +3,33 @@
 //! | found | means | done at start |
 //! |---|---|---|
 //! | message record with right checksums | a message that was or may have been acknowledged | queued |
+//! | the same again, later in the log | it was written again to free its segment | the later one counts |
 //! | the same, and outcomes that settle every recipient without failures | delivered, or withdrawn | its spill file is removed |
 //! | outcome record of a message that is there no more | its segment was removed as finished | nothing |
-//! | zeros behind the last record | unused space | cut off |
-//! | the beginning of the next record behind the last one, its end never written | a batch that was cut off before its sync, so that nobody was told | reported; goes with its segment |
-//! | other octets behind the last record | the same, or damage | kept, reported |
-//! | octets between records that are none | damage: acknowledged messages may be hit | kept, reported |
-//! | segment without a record, else zero | abandoned | removed |
-//! | segment without a right header | cut off while it was made, or damaged | removed if all zero, else kept, reported |
-//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but kept where there is or may be damage, or a quarantined segment |
+//! | an end mark behind the last record | the end, whatever an earlier use of the file left behind it | cut off |
+//! | a void said by a later header | a batch that failed, and everybody was told so | cut off |
+//! | no end mark | a batch that was cut off before anybody was told, or damage | copied to a quarantine file, reported, cut off |
+//! | octets before the end that are no record | damage: acknowledged messages may be hit | copied to a quarantine file, reported |
+//! | segment without a right header | damage | its header is copied and reported; its records count |
+//! | segment without a record | abandoned | removed |
+//! | spare segment | waits to be used again, or was being made | kept if it is whole, else removed |
+//! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but put aside where there is or may be damage |
 //! | record whose spill file is missing or has another length | damage | kept, reported |
 //!
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
-//! tidying. Segments that nothing needs any more are removed later, by [`super::schedule`]'s rule.
+//! tidying; only an end that was open is closed, and told once. Segments that nothing needs any
+//! more are removed later, by [`super::schedule`]'s rule.
 
-use super::disk::{Disk, quarantined_generation, segment_generation, segment_name, spill_id, spill_name};
-use super::outcome::{Status, Statuses};
-use super::record::{HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, begins_like_record, find_record};
+use super::disk::{
+    Disk, quarantine_name, quarantined_generation, quarantined_spill_name, segment_generation, segment_name,
+    spare_generation, spill_id, spill_name,
+};
+use super::outcome::Statuses;
+use super::record::{
+    END_MARK_OCTETS, HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, end_mark, find_end_mark, find_record,
+};
 use super::spool::{Location, Resume};
+use crate::limits::{RECORD_MAX_OCTETS, SEGMENT_MAX_OCTETS, SPARE_SEGMENTS_MAX};
 use crate::smtp::QueueId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -29,18 +38,27 @@ use std::io;
 /// Something that is not as this program left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// A segment's header is wrong though it has content.
+    /// A segment's header is wrong.
     SegmentHeader {
-        /// The file.
-        segment: String,
+        /// The segment.
+        generation: u64,
     },
-    /// Octets between records are none.
+    /// Octets among the records are none.
     Records {
-        /// The file.
-        segment: String,
+        /// The segment.
+        generation: u64,
         /// Where they begin.
         offset: u64,
         /// How many.
+        octets: u64,
+    },
+    /// Nothing marks the end of the records. For who reads beside the writer that is no news.
+    End {
+        /// The segment.
+        generation: u64,
+        /// Where the last record ends.
+        offset: u64,
+        /// What behind it may be a record's.
         octets: u64,
     },
     /// A record's spill file is missing or has the wrong length.
@@ -51,21 +69,39 @@ pub enum Damage {
 }
 
 impl Damage {
-    fn segment(&self) -> Option<&String> {
-        match self {
-            Damage::SegmentHeader { segment } | Damage::Records { segment, .. } => Some(segment),
+    /// The octets of a segment that are to be put aside.
+    fn region(&self) -> Option<(u64, u64, u64)> {
+        match *self {
+            Damage::SegmentHeader { generation } => Some((generation, 0, HEADER_OCTETS as u64)),
+            Damage::Records { generation, offset, octets } | Damage::End { generation, offset, octets } => {
+                Some((generation, offset, octets))
+            }
             Damage::Spill { .. } => None,
         }
+    }
+
+    fn is_open_end(&self) -> bool {
+        matches!(self, Damage::End { .. })
+    }
+
+    /// The name of the file that keeps them after [`recover`].
+    pub fn kept_as(&self) -> Option<String> {
+        self.region().map(|(generation, offset, _)| quarantine_name(generation, offset))
     }
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Damage::SegmentHeader { segment } => write!(f, "{segment}: damaged header; the file is kept as it is"),
-            Damage::Records { segment, offset, octets } => {
-                write!(f, "{segment}: {octets} octets at {offset} are no intact record; the file is kept as it is")
+            Damage::SegmentHeader { generation } => write!(f, "{}: damaged header", segment_name(*generation)),
+            Damage::Records { generation, offset, octets } => {
+                write!(f, "{}: {octets} octets at {offset} are no intact record", segment_name(*generation))
             }
+            Damage::End { generation, offset, octets } => write!(
+                f,
+                "{}: the log is cut off at {offset}; {octets} octets there are of a batch that nobody was told of, or damaged",
+                segment_name(*generation)
+            ),
             Damage::Spill { id } => write!(f, "message {id}: {} is missing or has another length", spill_name(*id)),
         }
     }
@@ -82,12 +118,12 @@ pub struct Found {
     pub octets: u64,
     /// What is not as it should be.
     pub damage: Vec<Damage>,
-    /// Batches that were cut off, each as the octets it left: after a crash nothing unusual.
-    pub unfinished: Vec<Unfinished>,
     /// The messages in the queue, in the order of their ids. For [`recover`] only.
     pub live: Vec<Live>,
     /// The segments. For [`recover`] only.
     pub segments: Vec<FoundSegment>,
+    /// Segments that may be used again. For [`recover`] only.
+    pub spares: Vec<Spare>,
 }
 
 /// A message in the queue.
@@ -103,8 +139,8 @@ pub struct Live {
     pub spilled: bool,
     /// How many recipients it has.
     pub recipients: u32,
-    /// What became of them; empty while nothing did.
-    pub statuses: Box<[Status]>,
+    /// What became of them.
+    pub statuses: Statuses,
     /// The lanes of its recipients.
     pub lanes: Box<[u16]>,
 }
@@ -114,28 +150,20 @@ pub struct Live {
 pub struct FoundSegment {
     /// Its generation.
     pub generation: u64,
-    /// The segments whose messages its outcomes are about: it must outlive them.
+    /// Octets of its file.
+    pub octets: u64,
+    /// The segments whose messages its outcomes are about, or its records were in: it must outlive
+    /// them.
     pub settles: BTreeSet<u64>,
-    /// It holds something that is no record: to be quarantined rather than removed.
-    pub damaged: bool,
 }
 
-/// Octets behind the last record of a segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    segment: String,
-    offset: u64,
-    octets: u64,
-    /// They are not the beginning of a record, so they may be damage.
-    doubtful: bool,
-}
-
-impl fmt::Display for Unfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Unfinished { segment, offset, octets, doubtful } = self;
-        let end = if *doubtful { ", or damage; they are kept" } else { "; they go with the segment" };
-        write!(f, "{segment}: {octets} octets at {offset} are a batch that was cut off before anybody was told{end}")
-    }
+/// A segment that waits to be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spare {
+    /// The one in its name.
+    pub generation: u64,
+    /// Octets of its file.
+    pub octets: u64,
 }
 
 /// How often a segment that looks damaged is read when its writer may be at work: a read that
@@ -164,6 +192,8 @@ pub fn read(disk: &impl Disk, mut visit: impl FnMut(&Record<'_>, &Statuses)) -> 
         scan(disk, READS_BESIDE_A_WRITER, &mut Found::default(), add)?;
         missing.retain(|id| now.messages.contains_key(id));
     }
+    // A batch that is being written.
+    found.damage.retain(|damage| !damage.is_open_end());
     found.count(&log, missing);
     Ok(found)
 }
@@ -173,7 +203,7 @@ pub fn read(disk: &impl Disk, mut visit: impl FnMut(&Record<'_>, &Statuses)) -> 
 pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) -> io::Result<Found> {
     let mut found = Found::default();
     let mut log = Log::default();
-    let fates = scan(disk, 1, &mut found, &mut |record, location| {
+    let ends = scan(disk, 1, &mut found, &mut |record, location| {
         log.add(record, location);
         if let Some(message) = log.messages.get_mut(&record.header.id)
             && message.location == location
@@ -181,28 +211,22 @@ pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) 
             message.lanes = lanes(record);
         }
     })?;
-    for (name, fate) in fates {
-        match fate {
-            Fate::Remove => disk.remove(&name)?,
-            Fate::Cut(octets) => disk.truncate(&name, octets)?,
-            Fate::Keep => {}
-        }
-        if let (Some(generation), false) = (segment_generation(&name), matches!(fate, Fate::Remove)) {
-            let damaged = found.damage.iter().any(|damage| damage.segment() == Some(&name))
-                || found.unfinished.iter().any(|unfinished| unfinished.doubtful && unfinished.segment == name);
-            let settles = log.settles.remove(&generation).unwrap_or_default();
-            found.segments.push(FoundSegment { generation, settles, damaged });
+    put_aside(disk, &found.damage)?;
+    for end in ends {
+        if let Some(octets) = end.tidy(disk)? {
+            let settles = log.settles.remove(&end.generation).unwrap_or_default();
+            found.segments.push(FoundSegment { generation: end.generation, octets, settles });
         }
     }
-    // A damaged record, or one in a quarantined segment, may be the one that names it.
     let names = disk.names()?;
-    let quarantined = names.iter().any(|name| quarantined_generation(name).is_some());
-    let doubtful = found.unfinished.iter().any(|unfinished| unfinished.doubtful);
-    let orphans_go = found.damage.is_empty() && !doubtful && !quarantined;
+    found.spares = spares(disk, &names)?;
+    // The record that names a spill file may be among the damaged ones.
+    let is_in_doubt = !found.damage.is_empty();
     for name in names {
-        let Some(id) = spill_id(&name) else { continue };
-        let orphan = !log.messages.contains_key(&id);
-        if orphan && (orphans_go || log.finished_spills.contains(&id)) {
+        let Some(id) = spill_id(&name).filter(|id| !log.messages.contains_key(id)) else { continue };
+        if is_in_doubt && !log.finished_spills.contains(&id) {
+            disk.rename(&name, &quarantined_spill_name(id))?;
+        } else {
             disk.remove(&name)?;
         }
     }
@@ -211,6 +235,40 @@ pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) 
     found.live = log.messages.into_iter().map(|(id, message)| message.into_live(id)).collect();
     found.live.sort_unstable_by_key(|message| message.id);
     Ok(found)
+}
+
+/// Copies what is no record to files of its own, unless a former start has done so.
+fn put_aside(disk: &mut impl Disk, damage: &[Damage]) -> io::Result<()> {
+    let mut octets = Vec::new();
+    let mut in_memory = None;
+    for (generation, offset, length) in damage.iter().filter_map(Damage::region) {
+        let name = quarantine_name(generation, offset);
+        if in_memory != Some(generation) {
+            disk.read(&segment_name(generation), &mut octets)?;
+            in_memory = Some(generation);
+        }
+        let begin = octets.len().min(offset as usize);
+        let end = octets.len().min(offset.saturating_add(length) as usize);
+        if begin < end && disk.length(&name)? != Some((end - begin) as u64) {
+            disk.create(&name, &octets[begin..end])?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the spare segments that are as large as new ones, as many as are of use.
+fn spares(disk: &mut impl Disk, names: &[String]) -> io::Result<Vec<Spare>> {
+    let mut kept = Vec::new();
+    for name in names {
+        let Some(generation) = spare_generation(name) else { continue };
+        match disk.length(name)? {
+            Some(octets @ SEGMENT_MAX_OCTETS) if kept.len() < SPARE_SEGMENTS_MAX => {
+                kept.push(Spare { generation, octets })
+            }
+            _ => disk.remove(name)?,
+        }
+    }
+    Ok(kept)
 }
 
 impl Found {
@@ -226,11 +284,13 @@ impl Found {
 struct Log {
     /// Messages that are not finished.
     messages: HashMap<QueueId, LoggedMessage>,
-    /// By generation: the other segments whose messages its outcomes settle.
+    /// By generation: the other segments whose messages its outcomes settle, or its records were in.
     settles: BTreeMap<u64, BTreeSet<u64>>,
     finished_spills: HashSet<QueueId>,
     /// Where finished messages are: their outcomes must last as long.
     finished: HashMap<QueueId, u64>,
+    /// Outcomes of a message that is not there: its record may follow, written again.
+    early: Vec<(RecordHeader, Vec<u8>)>,
 }
 
 struct LoggedMessage {
@@ -244,37 +304,70 @@ struct LoggedMessage {
 
 impl Log {
     fn add(&mut self, record: &Record<'_>, location: Location) {
-        let id = record.header.id;
-        if record.header.kind != Kind::Outcome {
-            let recipients = record.stored_envelope().map_or(0, |envelope| envelope.recipient_count());
-            let message = LoggedMessage {
-                location,
-                octets: record.header.message_octets,
-                spilled: record.header.kind == Kind::Spilled,
-                recipients: u32::try_from(recipients).unwrap_or(u32::MAX),
-                statuses: Statuses::default(),
-                lanes: Box::default(),
-            };
-            self.messages.insert(id, message);
-            return;
+        if self.early.last().is_some_and(|(header, _)| header.id != record.header.id) {
+            self.early.clear();
         }
-        let Some(message) = self.messages.get_mut(&id) else {
-            // More about a finished message, or about one whose segment is gone.
-            if let Some(&generation) = self.finished.get(&id) {
-                self.note_settles(location.generation, generation);
-            }
-            return;
+        if record.header.kind == Kind::Outcome {
+            self.add_outcome(record, location);
+        } else {
+            self.add_message(record, location);
+        }
+    }
+
+    fn add_message(&mut self, record: &Record<'_>, location: Location) {
+        let id = record.header.id;
+        if let Some(message) = self.messages.get_mut(&id) {
+            let before = std::mem::replace(&mut message.location, location);
+            return self.note_settles(location.generation, before.generation);
+        }
+        // It was finished while it was written again: the outcomes before this record say so too.
+        if let Some(generation) = self.finished.get_mut(&id) {
+            let before = std::mem::replace(generation, location.generation);
+            return self.note_settles(location.generation, before);
+        }
+        let recipients = record.stored_envelope().map_or(0, |envelope| envelope.recipient_count());
+        let mut statuses = Statuses::default();
+        for (header, envelope) in self.early.drain(..) {
+            statuses.add(&Record { header, envelope: &envelope, message: &[] }, recipients);
+        }
+        let message = LoggedMessage {
+            location,
+            octets: record.header.message_octets,
+            spilled: record.header.kind == Kind::Spilled,
+            recipients: u32::try_from(recipients).unwrap_or(u32::MAX),
+            statuses,
+            lanes: Box::default(),
         };
-        let generation = message.location.generation;
-        message.statuses.add(record, message.recipients as usize);
-        if message.statuses.is_finished() {
+        self.messages.insert(id, message);
+        self.finish(id);
+    }
+
+    fn add_outcome(&mut self, record: &Record<'_>, location: Location) {
+        let id = record.header.id;
+        if let Some(message) = self.messages.get_mut(&id) {
+            let generation = message.location.generation;
+            message.statuses.add(record, message.recipients as usize);
+            self.note_settles(location.generation, generation);
+            self.finish(id);
+        } else if let Some(&generation) = self.finished.get(&id) {
+            // More about a finished message.
+            self.note_settles(location.generation, generation);
+        } else {
+            self.early.push((record.header, record.envelope.to_vec()));
+        }
+    }
+
+    /// Takes note of a message that is done with.
+    fn finish(&mut self, id: QueueId) {
+        if let Some(message) = self.messages.get(&id)
+            && message.statuses.is_finished()
+        {
             if message.spilled {
                 self.finished_spills.insert(id);
             }
-            self.finished.insert(id, generation);
+            self.finished.insert(id, message.location.generation);
             self.messages.remove(&id);
         }
-        self.note_settles(location.generation, generation);
     }
 
     fn note_settles(&mut self, by: u64, generation: u64) {
@@ -304,112 +397,215 @@ impl LoggedMessage {
             message_octets: self.octets,
             spilled: self.spilled,
             recipients: self.recipients,
-            statuses: self.statuses.to_boxed(),
+            statuses: self.statuses,
             lanes: self.lanes,
         }
     }
 }
 
-/// What becomes of a segment's file.
-enum Fate {
-    Keep,
-    Cut(u64),
-    Remove,
+/// How a segment's file ends.
+struct End {
+    generation: u64,
+    /// Octets of the file.
+    length: u64,
+    /// Where its records end.
+    offset: u64,
+    /// The segment's key; without one nothing in it could be told from what it is not.
+    key: Option<u64>,
+    has_mark: bool,
+    has_records: bool,
+}
+
+impl End {
+    /// Removes the file if nothing is in it, else ends it with a mark where its records end. Returns
+    /// its length.
+    fn tidy(&self, disk: &mut impl Disk) -> io::Result<Option<u64>> {
+        let name = segment_name(self.generation);
+        let Some(key) = self.key.filter(|_| self.has_records) else {
+            disk.remove(&name)?;
+            return Ok(None);
+        };
+        let mark = end_mark(key, self.generation, self.offset);
+        let length = self.offset + END_MARK_OCTETS as u64;
+        if self.length != length || !self.has_mark {
+            disk.write_end(&name, self.offset, &mark)?;
+        }
+        Ok(Some(length))
+    }
+}
+
+/// Reads all segments in their order, shows their records, and returns how each ends. What seems
+/// damaged is read so many times.
+fn scan(
+    disk: &impl Disk,
+    reads: usize,
+    found: &mut Found,
+    visit: &mut impl FnMut(&Record<'_>, Location),
+) -> io::Result<Vec<End>> {
+    let names = disk.names()?;
+    let mut generations: Vec<u64> = names.iter().filter_map(|name| segment_generation(name)).collect();
+    // A name that was in use is not used again: the one file would replace the other.
+    let others = names.iter().filter_map(|name| quarantined_generation(name).or_else(|| spare_generation(name)));
+    if let Some(highest) = others.chain(generations.iter().copied()).max() {
+        found.resume.next_generation = highest.saturating_add(1);
+    }
+    generations.sort_unstable();
+    let voids = voids(disk, &generations)?;
+    let mut octets = Vec::new();
+    let mut ends = Vec::new();
+    for generation in generations {
+        let name = segment_name(generation);
+        let void = voids.get(&generation).copied();
+        for left in (0..reads).rev() {
+            match disk.read(&name, &mut octets) {
+                Ok(()) => {}
+                // A running gateway has no more use for it: its messages are finished.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+            let scanned = Scanned::new(generation, void, found.resume.next_sequence, &octets);
+            if left == 0 || scanned.damage.iter().all(Damage::is_open_end) {
+                ends.push(scanned.show(&octets, found, visit));
+                break;
+            }
+        }
+    }
+    Ok(ends)
+}
+
+/// What segments' headers say of records that are none: by generation, from which offset on.
+fn voids(disk: &impl Disk, generations: &[u64]) -> io::Result<HashMap<u64, u64>> {
+    let mut voids = HashMap::new();
+    let mut octets = Vec::new();
+    for &generation in generations {
+        match disk.read_beginning(&segment_name(generation), HEADER_OCTETS, &mut octets) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            read => read?,
+        }
+        let header = SegmentHeader::decode(&octets).filter(|header| header.generation == generation);
+        if let Some(void) = header.and_then(|header| header.void).filter(|void| void.generation < generation) {
+            voids.insert(void.generation, void.offset);
+        }
+    }
+    Ok(voids)
 }
 
 /// What a segment holds.
 struct Scanned {
     generation: u64,
     header: Option<SegmentHeader>,
+    key: Option<u64>,
     /// Where the intact records begin, and their headers.
     records: Vec<(usize, RecordHeader)>,
     damage: Vec<Damage>,
-    /// The end of the last intact record.
+    /// Where the records end.
     end: usize,
-    /// Behind it there are zeros only, or it is `end`.
-    used: usize,
+    has_mark: bool,
 }
 
-fn scan(
-    disk: &impl Disk,
-    reads: usize,
-    found: &mut Found,
-    visit: &mut impl FnMut(&Record<'_>, Location),
-) -> io::Result<Vec<(String, Fate)>> {
-    let names = disk.names()?;
-    let mut generations: Vec<u64> = names.iter().filter_map(|name| segment_generation(name)).collect();
-    // A name that was put aside is not used again: the one segment would replace the other.
-    if let Some(highest) = names.iter().filter_map(|name| quarantined_generation(name)).max() {
-        found.resume.next_generation = found.resume.next_generation.max(highest + 1);
-    }
-    generations.sort_unstable();
-    let mut octets = Vec::new();
-    let mut fates = Vec::new();
-    for generation in generations {
-        let name = segment_name(generation);
-        match disk.read(&name, &mut octets) {
-            Ok(()) => {}
-            // A running gateway removed it: its messages are finished.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+impl Scanned {
+    /// Finds the intact records of a segment, with sequences from `next_sequence` on. From `void` on
+    /// there are none.
+    fn new(generation: u64, void: Option<u64>, mut next_sequence: u64, octets: &[u8]) -> Self {
+        let header = SegmentHeader::decode(octets).filter(|header| header.generation == generation);
+        // Without a header the first record says what the key was; records inside messages stand later.
+        let key = header.map(|header| header.key).or_else(|| first_key(octets, generation));
+        let (records, damage, end) = (Vec::new(), Vec::new(), HEADER_OCTETS);
+        let mut scanned = Scanned { generation, header, key, records, damage, end, has_mark: false };
+        if header.is_none() {
+            scanned.damage.push(Damage::SegmentHeader { generation });
         }
-        let mut scanned = scan_segment(&name, generation, found.resume.next_sequence, &octets);
-        for _ in 1..reads {
-            if scanned.damage.is_empty() {
-                break;
-            }
-            disk.read(&name, &mut octets)?;
-            scanned = scan_segment(&name, generation, found.resume.next_sequence, &octets);
-        }
-        found.resume.next_generation = found.resume.next_generation.max(generation + 1);
-        let fate = add(scanned, &octets, found, visit);
-        fates.push((name, fate));
-    }
-    Ok(fates)
-}
-
-/// Finds the intact records of a segment, with sequences from `next_sequence` on.
-fn scan_segment(name: &str, generation: u64, mut next_sequence: u64, octets: &[u8]) -> Scanned {
-    let header = SegmentHeader::decode(octets).filter(|header| header.generation == generation);
-    let used = used_octets(octets);
-    let mut scanned = Scanned { generation, header, records: Vec::new(), damage: Vec::new(), end: HEADER_OCTETS, used };
-    if header.is_none() {
-        if used == 0 {
-            scanned.used = HEADER_OCTETS;
+        let Some(key) = key else {
+            scanned.end = octets.len();
+            let all = octets.len().saturating_sub(HEADER_OCTETS) as u64;
+            scanned.damage.push(Damage::Records { generation, offset: HEADER_OCTETS as u64, octets: all });
             return scanned;
-        }
-        // The header says nothing that the records do not say themselves: go on and read them.
-        scanned.damage.push(Damage::SegmentHeader { segment: name.to_owned() });
-    }
-    // Without a header the first record says what the key was; records inside messages stand later.
-    let first = || RecordHeader::decode(octets.get(HEADER_OCTETS..)?);
-    let key = header.map(|header| header.key).or_else(|| first().map(|record| record.key));
-    let mut at = HEADER_OCTETS;
-    // Most of a new segment is zeros: no record begins there.
-    let searched = &octets[..octets.len().min(used + HEADER_OCTETS)];
-    while let Some(start) = find_record(searched, at) {
-        let intact = RecordHeader::decode(&octets[start..])
-            .filter(|header| header.generation == generation && Some(header.key) == key)
-            .filter(|header| header.sequence >= next_sequence)
-            .filter(|header| Record::decode(*header, &octets[start..]).is_some());
-        let Some(header) = intact else {
-            at = start + 8;
-            continue;
         };
-        if start > scanned.end {
-            scanned.damage.push(Damage::Records {
-                segment: name.to_owned(),
-                offset: scanned.end as u64,
-                octets: (start - scanned.end) as u64,
-            });
+        let void = void.and_then(|void| usize::try_from(void).ok()).filter(|void| *void <= octets.len());
+        let mark = find_end_mark(octets, key, generation);
+        let end = void.into_iter().chain(mark).min();
+        scanned.has_mark = mark.is_some() && end == mark;
+        let searched = &octets[..end.unwrap_or(octets.len())];
+        let mut at = HEADER_OCTETS;
+        while let Some(start) = find_record(searched, at) {
+            let intact = RecordHeader::decode(&searched[start..])
+                .filter(|header| (header.generation, header.key) == (generation, key))
+                .filter(|header| header.sequence >= next_sequence)
+                .filter(|header| Record::decode(*header, &searched[start..]).is_some());
+            let Some(header) = intact else {
+                at = start + 8;
+                continue;
+            };
+            scanned.note_damage_before(start);
+            next_sequence = header.sequence + 1;
+            scanned.records.push((start, header));
+            scanned.end = start + usize::try_from(header.octets()).unwrap_or(usize::MAX);
+            at = scanned.end;
         }
-        next_sequence = header.sequence + 1;
-        scanned.records.push((start, header));
-        scanned.end = start + usize::try_from(header.octets()).unwrap_or(usize::MAX);
-        at = scanned.end;
+        match end {
+            Some(end) => {
+                scanned.note_damage_before(end);
+                scanned.end = end;
+            }
+            None => scanned.note_open_end(octets),
+        }
+        scanned
     }
-    scanned.used = used.max(scanned.end);
-    scanned
+
+    fn note_damage_before(&mut self, start: usize) {
+        if start > self.end {
+            let (offset, octets) = (self.end as u64, (start - self.end) as u64);
+            self.damage.push(Damage::Records { generation: self.generation, offset, octets });
+        }
+    }
+
+    /// How much behind the last record may be part of one: as much as its header says, else the
+    /// largest record, but no zeros at the end.
+    fn note_open_end(&mut self, octets: &[u8]) {
+        let rest = octets.get(self.end..).unwrap_or_default();
+        let said = RecordHeader::decode(rest)
+            .filter(|header| header.generation == self.generation)
+            .map(|header| usize::try_from(header.octets()).unwrap_or(usize::MAX));
+        let octets = used_octets(&rest[..rest.len().min(said.unwrap_or(RECORD_MAX_OCTETS))]) as u64;
+        self.damage.push(Damage::End { generation: self.generation, offset: self.end as u64, octets });
+    }
+
+    /// Adds the segment to what was found, and shows its records.
+    fn show(self, octets: &[u8], found: &mut Found, visit: &mut impl FnMut(&Record<'_>, Location)) -> End {
+        found.damage.extend(self.damage);
+        if let Some(header) = self.header {
+            found.resume.highest_id = found.resume.highest_id.max(header.highest_id);
+        }
+        for &(start, header) in &self.records {
+            found.resume.next_sequence = header.sequence + 1;
+            found.resume.highest_id = found.resume.highest_id.max(header.id);
+            if let Some(record) = Record::decode(header, &octets[start..]) {
+                // A segment has at most 64 MB.
+                let (offset, octets) = (start as u32, header.octets() as u32);
+                visit(&record, Location { generation: self.generation, offset, octets });
+            }
+        }
+        End {
+            generation: self.generation,
+            length: octets.len() as u64,
+            offset: self.end as u64,
+            key: self.key,
+            has_mark: self.has_mark,
+            has_records: !self.records.is_empty(),
+        }
+    }
+}
+
+/// The key of a segment whose header is damaged: its first record's.
+fn first_key(octets: &[u8], generation: u64) -> Option<u64> {
+    let mut at = HEADER_OCTETS;
+    while let Some(start) = find_record(octets, at) {
+        match RecordHeader::decode(&octets[start..]) {
+            Some(header) if header.generation == generation => return Some(header.key),
+            _ => at = start + 8,
+        }
+    }
+    None
 }
 
 /// The octets up to the last one that is not zero.
@@ -420,50 +616,6 @@ fn used_octets(octets: &[u8]) -> usize {
         end -= ZEROS.len();
     }
     octets[..end].iter().rposition(|&octet| octet != 0).map_or(0, |last| last + 1)
-}
-
-/// Adds a segment to what was found, shows its messages, and says what becomes of its file.
-fn add(scanned: Scanned, octets: &[u8], found: &mut Found, visit: &mut impl FnMut(&Record<'_>, Location)) -> Fate {
-    let damaged = !scanned.damage.is_empty();
-    found.damage.extend(scanned.damage);
-    if let Some(header) = scanned.header {
-        found.resume.highest_id = found.resume.highest_id.max(header.highest_id);
-    }
-    for &(start, header) in &scanned.records {
-        found.resume.next_sequence = header.sequence + 1;
-        found.resume.highest_id = found.resume.highest_id.max(header.id);
-        if let Some(record) = Record::decode(header, &octets[start..]) {
-            // A segment has at most 64 MB.
-            let (offset, octets) = (start as u32, header.octets() as u32);
-            visit(&record, Location { generation: scanned.generation, offset, octets });
-        }
-    }
-    let used = scanned.used;
-    if let (true, Some(header)) = (used > scanned.end, scanned.header) {
-        let doubtful = !is_beginning(&octets[scanned.end..used], header, found.resume.next_sequence);
-        let (segment, offset) = (segment_name(scanned.generation), scanned.end as u64);
-        found.unfinished.push(Unfinished { segment, offset, octets: (used - scanned.end) as u64, doubtful });
-    }
-    match (damaged, scanned.records.is_empty()) {
-        (true, _) => Fate::Keep,
-        (false, true) if used == scanned.end => Fate::Remove,
-        (false, _) if used < octets.len() => Fate::Cut(used as u64),
-        (false, _) => Fate::Keep,
-    }
-}
-
-/// Whether what stands behind the last record is the beginning of the next one and nothing else: a
-/// write that a kill ends stops at the end of a page. A whole record with a wrong octet in it is
-/// none, and neither is anything with a later page but not an earlier one.
-fn is_beginning(octets: &[u8], segment: SegmentHeader, sequence: u64) -> bool {
-    if octets.len() < HEADER_OCTETS {
-        return begins_like_record(octets);
-    }
-    let header = RecordHeader::decode(octets).filter(|header| {
-        (header.generation, header.key, header.sequence) == (segment.generation, segment.key, sequence)
-    });
-    // Up to 7 zeros at the end are padding: eight that are missing were never written.
-    header.is_some_and(|header| octets.len() as u64 + 8 <= header.octets())
 }
 
 #[cfg(test)]

@@ -7,10 +7,14 @@
 //! A failed or short write, or a failed sync, poisons the segment: nothing of that batch or of the
 //! batches already stamped for that segment is acknowledged, and what comes later goes to a new
 //! segment. A failed sync is never tried again and believed: the kernel may have dropped the
-//! octets it could not write (seen with io_uring as with write(2)).
+//! octets it could not write (seen with io_uring as with write(2)). Or it may not: so the header of
+//! the next segment says that what failed is void, lest it come back at the next start beside what
+//! its clients have sent again.
 
-use super::outcome::NewOutcome;
-use super::record::{HEADER_OCTETS, NewMessage, SegmentHeader, Stamp, record_octets};
+use super::outcome::{NewOutcome, Settles, Statuses};
+use super::record::{
+    END_MARK_OCTETS, HEADER_OCTETS, NewMessage, Record, SegmentHeader, Stamp, Void, end_mark, record_octets,
+};
 use crate::limits::{BATCH_MAX_OCTETS, SEGMENT_MAX_OCTETS};
 use crate::smtp::{Durable, QUEUE_ID_SHARD_BITS, QueueId};
 use std::collections::VecDeque;
@@ -95,7 +99,7 @@ pub struct Batch {
     pub generation: u64,
     /// Where in the segment it begins.
     pub offset: u64,
-    /// Records, one behind the other.
+    /// Records, one behind the other, and an end mark.
     pub octets: Vec<u8>,
     /// How many messages they are.
     pub messages: usize,
@@ -122,9 +126,20 @@ pub struct Spool {
     offset: u64,
     capacity: u64,
     waiting: VecDeque<Batch>,
-    in_flight: Option<(u64, u64)>,
+    in_flight: Option<InFlight>,
+    /// The last segment that was made.
+    made: Option<u64>,
+    /// What failed, until a segment says so.
+    void: Option<Void>,
     /// Length of the last batch: the next one is likely to be as long.
     last_batch_octets: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    batch: u64,
+    generation: u64,
+    offset: u64,
 }
 
 /// Where a spool goes on: what recovery found, or nothing for a new one.
@@ -158,6 +173,8 @@ impl Spool {
             capacity: SEGMENT_MAX_OCTETS,
             waiting: VecDeque::new(),
             in_flight: None,
+            made: None,
+            void: None,
             last_batch_octets: 0,
         }
     }
@@ -167,21 +184,41 @@ impl Spool {
         self.ids.next(unix_us)
     }
 
-    /// The header of a segment with this generation.
-    pub fn segment_header(&self, generation: u64) -> SegmentHeader {
-        SegmentHeader { shard: self.shard, generation, highest_id: self.ids.highest(), key: self.key }
+    /// What a segment with this generation begins with: its header, and the mark that nothing follows.
+    pub fn segment_beginning(&self, generation: u64) -> Vec<u8> {
+        let header = SegmentHeader {
+            shard: self.shard,
+            generation,
+            highest_id: self.ids.highest(),
+            key: self.key,
+            void: self.void,
+        };
+        let mut octets = header.encode().to_vec();
+        octets.extend_from_slice(&end_mark(self.key, generation, HEADER_OCTETS as u64));
+        octets
     }
 
-    /// A segment turned out smaller than the usual.
-    pub fn segment_opened(&mut self, generation: u64, capacity: u64) {
+    /// The segment was made, with so many octets, and its beginning is on stable storage. Returns
+    /// the segment of which it says that records in it are void: it must outlive that one.
+    pub fn segment_made(&mut self, generation: u64, capacity: u64) -> Option<u64> {
         if generation == self.generation {
             self.capacity = capacity;
         }
+        self.made = Some(generation);
+        self.void.take().map(|void| void.generation)
+    }
+
+    /// Octets of the segment that is written to.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     /// Appends a message to the batch that is filling.
     pub fn append(&mut self, message: &NewMessage<'_>) -> Receipt {
-        let (batch, location) = self.append_record(record_octets(message), |out, stamp| message.encode(out, stamp));
+        let (batch, location) = self.append_records(record_octets(message), |out, stamp| {
+            message.encode(out, stamp);
+            0
+        });
         if let Some(batch) = self.waiting.back_mut() {
             batch.messages += 1;
         }
@@ -191,41 +228,76 @@ impl Spool {
     /// Appends an outcome to the batch that is filling. Returns the batch, and the generation of
     /// the segment that will hold it.
     pub fn append_outcome<R: AsRef<str>>(&mut self, outcome: &NewOutcome<'_, R>) -> (BatchNumber, u64) {
-        let (batch, location) = self.append_record(outcome.octets(), |out, stamp| outcome.encode(out, stamp));
+        let (batch, location) = self.append_records(outcome.octets(), |out, stamp| {
+            outcome.encode(out, stamp);
+            0
+        });
         (BatchNumber(batch), location.generation)
     }
 
-    /// `octets` is the most that `encode` appends.
-    fn append_record(&mut self, octets: usize, encode: impl FnOnce(&mut Vec<u8>, Stamp)) -> (u64, Location) {
-        if self.offset + octets as u64 > self.capacity && self.offset > HEADER_OCTETS as u64 {
+    /// Appends the record of a message of an older segment again, behind an outcome that says what
+    /// is known of its recipients: a message that has a record has all that went before.
+    pub fn append_again(
+        &mut self,
+        record: &Record<'_>,
+        statuses: &Statuses,
+        recipients: usize,
+        unix_ms: u64,
+    ) -> Receipt {
+        let id = record.header.id;
+        let settled: Vec<_> = statuses.settled(recipients).collect();
+        let outcome = NewOutcome { id, unix_ms, settles: Settles::These(&settled) };
+        let octets = outcome.octets() + usize::try_from(record.header.octets()).unwrap_or(usize::MAX);
+        let (batch, location) = self.append_records(octets, |out, stamp| {
+            let start = out.len();
+            outcome.encode(out, stamp);
+            let outcome_octets = out.len() - start;
+            record.encode_copy(out, stamp);
+            outcome_octets
+        });
+        Receipt { id, batch, location }
+    }
+
+    /// Appends records that stay together. `octets` is the most that `encode` appends; it returns
+    /// how many of them stand before the record whose location is asked for, the last.
+    fn append_records(
+        &mut self,
+        octets: usize,
+        encode: impl FnOnce(&mut Vec<u8>, &mut Stamp) -> usize,
+    ) -> (u64, Location) {
+        let end = self.offset + (octets + END_MARK_OCTETS) as u64;
+        if end > self.capacity && self.offset > HEADER_OCTETS as u64 {
             self.start_segment();
         }
         let fits =
             |batch: &Batch| batch.generation == self.generation && batch.octets.len() + octets <= BATCH_MAX_OCTETS;
         if !self.waiting.back().is_some_and(fits) {
+            let capacity = octets.max(self.last_batch_octets) + END_MARK_OCTETS;
             self.waiting.push_back(Batch {
                 number: self.next_batch,
                 generation: self.generation,
                 offset: self.offset,
-                octets: Vec::with_capacity(octets.max(self.last_batch_octets)),
+                octets: Vec::with_capacity(capacity),
                 messages: 0,
             });
             self.next_batch += 1;
         }
         let Some(batch) = self.waiting.back_mut() else { unreachable!("a batch was pushed if there was none") };
         let before = batch.octets.len();
-        encode(&mut batch.octets, Stamp { key: self.key, generation: batch.generation, sequence: self.next_sequence });
-        let octets = batch.octets.len() - before;
+        let mut stamp = Stamp { key: self.key, generation: batch.generation, sequence: self.next_sequence };
+        let skipped = encode(&mut batch.octets, &mut stamp) as u64;
+        let octets = (batch.octets.len() - before) as u64;
+        let (offset, record_octets) = (self.offset + skipped, octets - skipped);
         // A segment has at most 64 MB.
-        let location = Location { generation: batch.generation, offset: self.offset as u32, octets: octets as u32 };
-        self.offset += octets as u64;
-        self.next_sequence += 1;
+        let location = Location { generation: batch.generation, offset: offset as u32, octets: record_octets as u32 };
+        self.offset += octets;
+        self.next_sequence = stamp.sequence;
         (batch.number, location)
     }
 
     /// The oldest generation that is still written to: segments from it on are in use.
     pub fn oldest_in_use(&self) -> u64 {
-        let in_flight = self.in_flight.map(|(_, generation)| generation);
+        let in_flight = self.in_flight.map(|batch| batch.generation);
         in_flight.or(self.waiting.front().map(|batch| batch.generation)).unwrap_or(self.generation)
     }
 
@@ -240,9 +312,12 @@ impl Spool {
         if self.in_flight.is_some() {
             return None;
         }
-        let batch = self.waiting.pop_front()?;
-        self.in_flight = Some((batch.number, batch.generation));
+        let mut batch = self.waiting.pop_front()?;
+        let Batch { number, generation, offset, .. } = batch;
+        self.in_flight = Some(InFlight { batch: number, generation, offset });
         self.last_batch_octets = batch.octets.len();
+        let end = offset + batch.octets.len() as u64;
+        batch.octets.extend_from_slice(&end_mark(self.key, generation, end));
         Some(batch)
     }
 
@@ -253,14 +328,17 @@ impl Spool {
 
     /// The batch in flight was written whole and a sync begun after that has succeeded.
     pub fn synced(&mut self) -> Option<Synced> {
-        self.in_flight.take().map(|(number, _)| Synced(BatchNumber(number)))
+        self.in_flight.take().map(|flown| Synced(BatchNumber(flown.batch)))
     }
 
     /// The batch in flight could not be made durable. Returns the numbers of all batches that fail
     /// with it: those stamped for the same segment.
     pub fn failed(&mut self) -> Vec<BatchNumber> {
-        let Some((number, generation)) = self.in_flight.take() else { return Vec::new() };
-        let mut failed = vec![BatchNumber(number)];
+        let Some(InFlight { batch, generation, offset }) = self.in_flight.take() else { return Vec::new() };
+        let mut failed = vec![BatchNumber(batch)];
+        if self.made == Some(generation) {
+            self.void = Some(Void { generation, offset });
+        }
         self.waiting.retain(|batch| {
             let poisoned = batch.generation == generation;
             if poisoned {
@@ -282,7 +360,8 @@ impl Spool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Body, Record, RecordHeader};
+    use super::super::outcome::Status;
+    use super::super::record::{Body, Kind, RecordHeader};
     use super::*;
     use crate::smtp::envelope::{Envelope, SenderParameters};
 
@@ -326,7 +405,7 @@ mod tests {
         assert!(synced.prove(&second).is_none(), "not covered by that sync");
         let next = spool.take_batch().expect("a batch");
         assert_eq!(next.messages, 2);
-        assert_eq!(next.offset, batch.offset + batch.octets.len() as u64);
+        assert_eq!(next.offset + END_MARK_OCTETS as u64, batch.offset + batch.octets.len() as u64);
         let synced = spool.synced().expect("in flight");
         assert!(synced.prove(&second).is_some() && synced.prove(&third).is_some());
         assert!(spool.synced().is_none());
@@ -357,14 +436,16 @@ mod tests {
             append(&mut spool, &body);
         }
         while let Some(batch) = spool.take_batch() {
-            assert!(batch.octets.len() <= BATCH_MAX_OCTETS);
+            assert!(batch.octets.len() <= BATCH_MAX_OCTETS + END_MARK_OCTETS);
             assert!(batch.offset + batch.octets.len() as u64 <= SEGMENT_MAX_OCTETS);
             if generations.last() != Some(&batch.generation) {
                 assert_eq!(batch.offset, HEADER_OCTETS as u64);
                 generations.push(batch.generation);
             }
             let mut at = 0;
-            while at < batch.octets.len() {
+            let end = batch.octets.len() - END_MARK_OCTETS;
+            assert_eq!(batch.octets[end..], end_mark(1, batch.generation, batch.offset + end as u64));
+            while at < end {
                 let header = RecordHeader::decode(&batch.octets[at..]).expect("a record");
                 assert!(Record::decode(header, &batch.octets[at..]).is_some());
                 assert_eq!((header.generation, header.sequence), (batch.generation, expected_sequence));
@@ -382,9 +463,70 @@ mod tests {
         let mut spool = Spool::new(0, Resume::default(), 1);
         append(&mut spool, &[b'x'; 1000]);
         let batch = spool.take_batch().expect("a batch");
-        spool.segment_opened(batch.generation, 2000);
+        assert_eq!(spool.segment_made(batch.generation, 2000), None);
         spool.synced();
         append(&mut spool, &[b'x'; 1000]);
         assert_eq!(spool.take_batch().expect("a batch").generation, batch.generation + 1);
+    }
+
+    #[test]
+    fn what_failed_is_void_in_the_next_segment_that_is_made() {
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        let void = |spool: &Spool, generation| {
+            SegmentHeader::decode(&spool.segment_beginning(generation)).expect("a header").void
+        };
+        append(&mut spool, b"one");
+        let first = spool.take_batch().expect("a batch");
+        assert_eq!(void(&spool, first.generation), None);
+        spool.segment_made(first.generation, 1000);
+        spool.synced();
+        append(&mut spool, b"two");
+        let failing = spool.take_batch().expect("a batch");
+        spool.failed();
+        let expected = Void { generation: first.generation, offset: failing.offset };
+        // The next one cannot be made: nothing of it is anywhere.
+        append(&mut spool, b"three");
+        let unmade = spool.take_batch().expect("a batch");
+        assert_eq!(void(&spool, unmade.generation), Some(expected));
+        spool.failed();
+        append(&mut spool, b"four");
+        let made = spool.take_batch().expect("a batch");
+        assert_eq!(void(&spool, made.generation), Some(expected));
+        assert_eq!(spool.segment_made(made.generation, 1000), Some(first.generation));
+        spool.failed();
+        let expected = Void { generation: made.generation, offset: HEADER_OCTETS as u64 };
+        assert_eq!(void(&spool, made.generation + 1), Some(expected), "said of the first already");
+    }
+
+    #[test]
+    fn a_record_is_appended_again_with_what_is_known_of_it() {
+        let mut spool = Spool::new(0, Resume::default(), 1);
+        let receipt = append(&mut spool, b"one");
+        let batch = spool.take_batch().expect("a batch");
+        spool.synced();
+        let header = RecordHeader::decode(&batch.octets).expect("a record");
+        let record = Record::decode(header, &batch.octets).expect("a record");
+        for statuses in [Statuses::default(), {
+            let mut known = Statuses::default();
+            known.settle(3, 1, Status::Failed, "550 no");
+            known
+        }] {
+            let again = spool.append_again(&record, &statuses, 3, 5);
+            let batch = spool.take_batch().expect("a batch");
+            spool.synced();
+            assert_eq!(again.id, receipt.id);
+            let at = u64::from(again.location().offset) - batch.offset;
+            let copy = RecordHeader::decode(&batch.octets[at as usize..]).expect("a record");
+            assert_eq!((copy.id, copy.octets()), (receipt.id, u64::from(again.location().octets)));
+            let first = RecordHeader::decode(&batch.octets).expect("a record");
+            if statuses.is_empty() {
+                assert_eq!(at, 0);
+                continue;
+            }
+            let outcome = Record::decode(first, &batch.octets).expect("an outcome");
+            let mut known = Statuses::default();
+            assert!(outcome.header.kind == Kind::Outcome && known.add(&outcome, 3));
+            assert_eq!((first.id, first.sequence + 1, known), (receipt.id, copy.sequence, statuses));
+        }
     }
 }

@@ -136,7 +136,8 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let metrics = Rc::new(ShardMetrics::new(start.number));
     let number = u32::try_from(start.number).unwrap_or(u32::MAX);
     let spool = Spool::new(number, start.found.resume, start.key);
-    let storage = Storage::new(net.clone(), start.directory, spool, start.shared.clone(), metrics.clone());
+    let spares = start.found.spares.clone();
+    let storage = Storage::new(net.clone(), start.directory, spool, spares, start.shared.clone(), metrics.clone());
     let addresses = start.listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
     let current = Current::new(&start.shared.edition(), addresses);
     let config = &current.config;

@@ -473,7 +473,7 @@ impl Gateway {
     pub fn complaints(&self) -> String {
         let said = self.stderr();
         let is_usual =
-            |line: &&str| line.contains("are a batch that was cut off") || line.starts_with("gatepost: next hop ");
+            |line: &&str| line.contains(": the log is cut off at ") || line.starts_with("gatepost: next hop ");
         said.lines().filter(|line| !is_usual(line)).collect()
     }
 

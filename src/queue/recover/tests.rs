@@ -1,7 +1,7 @@
 //! Recovery: what is found after every kind of end.
 
-use super::super::disk::quarantine_name;
-use super::super::outcome::{NewOutcome, Settled, Settles};
+use super::super::disk::spare_name;
+use super::super::outcome::{NewOutcome, Settled, Settles, Status};
 use super::super::record::{Body, NewMessage};
 use super::super::spool::Spool;
 use super::*;
@@ -21,11 +21,27 @@ impl Disk for Memory {
         out.extend_from_slice(self.0.get(name).ok_or(io::ErrorKind::NotFound)?);
         Ok(())
     }
+    fn read_beginning(&self, name: &str, octets: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        self.read(name, out)?;
+        out.truncate(octets);
+        Ok(())
+    }
     fn length(&self, name: &str) -> io::Result<Option<u64>> {
         Ok(self.0.get(name).map(|octets| octets.len() as u64))
     }
-    fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
-        self.0.get_mut(name).ok_or(io::ErrorKind::NotFound)?.truncate(octets as usize);
+    fn create(&mut self, name: &str, octets: &[u8]) -> io::Result<()> {
+        self.0.insert(name.to_owned(), octets.to_vec());
+        Ok(())
+    }
+    fn write_end(&mut self, name: &str, offset: u64, octets: &[u8]) -> io::Result<()> {
+        let file = self.0.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        file.resize(offset as usize, 0);
+        file.extend_from_slice(octets);
+        Ok(())
+    }
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let octets = self.0.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        self.0.insert(to.to_owned(), octets);
         Ok(())
     }
     fn remove(&mut self, name: &str) -> io::Result<()> {
@@ -54,8 +70,9 @@ fn write(disk: &mut Memory, spool: &mut Spool, bodies: &[Body<'_>]) -> Vec<Queue
 fn flush(disk: &mut Memory, spool: &mut Spool) {
     while let Some(batch) = spool.take_batch() {
         let file = disk.0.entry(segment_name(batch.generation)).or_insert_with(|| {
-            let mut file = vec![0; 1 << 14];
-            file[..HEADER_OCTETS].copy_from_slice(&spool.segment_header(batch.generation).encode());
+            let mut file = spool.segment_beginning(batch.generation);
+            file.resize(1 << 14, 0);
+            spool.segment_made(batch.generation, 1 << 14);
             file
         });
         let offset = batch.offset as usize;
@@ -94,36 +111,33 @@ fn goes_on_where_it_ended() {
 }
 
 #[test]
-fn a_cut_off_batch_is_no_damage() {
+fn a_batch_that_was_cut_off_is_put_aside_and_told_once() {
     let mut disk = Memory::default();
     let mut spool = Spool::new(0, Resume::default(), 1);
     let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two"), Body::Inline(b"three")]);
     let name = segment_name(1);
     let whole = disk.0[&name].clone();
     let end = whole.iter().rposition(|&octet| octet != 0).expect("content") + 1;
-    for cut in HEADER_OCTETS..end {
+    // Behind what was written stand zeros, or what an earlier use of the file left.
+    for (cut, behind) in (HEADER_OCTETS..end).flat_map(|cut| [(cut, 0), (cut, b'x')]) {
         let mut torn = whole.clone();
-        torn[cut..].fill(0);
-        disk.0.insert(name.clone(), torn);
-        let found = recovered(&mut disk.clone()).expect("memory does not fail");
-        assert_eq!(found.damage, [], "cut at {cut}");
-        let kept = disk.0[&name][..cut].iter().rposition(|&octet| octet != 0).expect("a header") + 1;
-        let mut after = disk.clone();
-        recovered(&mut after).expect("memory does not fail");
-        let whole = after.0.get(&name).is_none_or(|file| file.len() >= kept || kept <= HEADER_OCTETS);
-        assert!(whole, "cut at {cut}: what may be damage is kept");
-        // Nobody was told of what was cut off: its spill file goes, and the segment is like others.
-        let is_aligned = cut.is_multiple_of(8);
+        torn[cut..].fill(behind);
+        let mut disk = disk.clone();
+        disk.0.insert(name.clone(), torn.clone());
         let orphan = spill_name(QueueId::from_number(1));
-        let mut after = disk.clone();
-        after.0.insert(orphan.clone(), b"orphan".to_vec());
-        let found = recovered(&mut after).expect("memory does not fail");
-        assert!(!is_aligned || !after.0.contains_key(&orphan), "cut at {cut}");
-        assert!(found.segments.iter().all(|segment| !is_aligned || !segment.damaged), "cut at {cut}");
-        let again = recovered(&mut after).expect("memory does not fail");
-        assert_eq!((again.unfinished, again.segments), (found.unfinished, found.segments), "cut at {cut}");
+        disk.0.insert(orphan.clone(), b"orphan".to_vec());
         let kept = listed(&disk);
         assert_eq!(kept, ids[..kept.len()], "cut at {cut}");
+        let found = recovered(&mut disk).expect("memory does not fail");
+        let [damage @ Damage::End { offset, octets, .. }] = &found.damage[..] else { panic!("{:?}", found.damage) };
+        assert!(*offset as usize <= cut.next_multiple_of(8) && found.messages == kept.len() as u64, "cut at {cut}");
+        let copy = disk.0.get(&damage.kept_as().expect("a name"));
+        assert_eq!(copy.map_or(0, Vec::len) as u64, *octets, "cut at {cut}");
+        assert!(copy.is_none_or(|copy| torn[*offset as usize..].starts_with(copy)));
+        assert!(!disk.0.contains_key(&orphan) && disk.0.contains_key(&format!("quarantine-{orphan}")));
+        let again = recovered(&mut disk).expect("memory does not fail");
+        assert_eq!((again.damage.len(), again.segments, again.live), (0, found.segments, found.live), "cut at {cut}");
+        assert_eq!(listed(&disk), kept, "cut at {cut}");
     }
     disk.0.insert(name, whole);
     assert_eq!(listed(&disk), ids);
@@ -139,11 +153,13 @@ fn damage_is_reported_and_nothing_else_is_lost() {
     for offset in [0, 4, 20, 60, 70] {
         let mut disk = disk.clone();
         disk.0.get_mut(&name).expect("a segment")[second + offset] ^= 0x10;
-        let before = disk.clone();
+        let third = find_record(&disk.0[&name], second + 8).expect("a third record");
+        let lost = disk.0[&name][second..third].to_vec();
         let found = recovered(&mut disk).expect("memory does not fail");
         assert_eq!((found.messages, found.damage.len()), (2, 1), "octet {offset}");
-        assert_eq!(disk, before, "a damaged segment is left as it is");
+        assert_eq!(disk.0[&found.damage[0].kept_as().expect("a name")], lost);
         assert_eq!(listed(&disk), [ids[0], ids[2]]);
+        assert_eq!(recovered(&mut disk.clone()).expect("again"), found, "recovery is idempotent");
     }
     let mut headless = disk.clone();
     headless.0.get_mut(&name).expect("a segment")[9] ^= 1;
@@ -170,8 +186,17 @@ impl Disk for BeingWritten {
     fn length(&self, name: &str) -> io::Result<Option<u64>> {
         self.0.length(name)
     }
-    fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
-        self.0.truncate(name, octets)
+    fn read_beginning(&self, name: &str, octets: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        self.0.read_beginning(name, octets, out)
+    }
+    fn create(&mut self, name: &str, octets: &[u8]) -> io::Result<()> {
+        self.0.create(name, octets)
+    }
+    fn write_end(&mut self, name: &str, offset: u64, octets: &[u8]) -> io::Result<()> {
+        self.0.write_end(name, offset, octets)
+    }
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
     }
     fn remove(&mut self, name: &str) -> io::Result<()> {
         self.0.remove(name)
@@ -184,47 +209,170 @@ fn nothing_goes_where_a_record_may_be_damaged() {
     let mut spool = Spool::new(0, Resume::default(), 1);
     let ids = write(&mut disk, &mut spool, &[Body::Spilled { octets: 3, crc: 0 }]);
     disk.0.insert(spill_name(ids[0]), b"abc".to_vec());
-    // The only record of the segment, so that nothing behind it tells damage from a torn batch.
+    let whole = disk.clone();
+    // The only record of the segment.
     disk.0.get_mut(&segment_name(1)).expect("a segment")[HEADER_OCTETS + 20] ^= 1;
     let found = recovered(&mut disk).expect("memory does not fail");
-    assert_eq!((found.messages, found.damage.len(), found.unfinished.len()), (0, 0, 1));
-    assert!(disk.0.contains_key(&spill_name(ids[0])) && disk.0.contains_key(&segment_name(1)));
-    assert_eq!(recovered(&mut disk).expect("again"), found, "recovery is idempotent");
+    assert_eq!((found.messages, found.damage.len(), found.segments.len()), (0, 1, 0));
+    assert!(disk.0.contains_key(&quarantined_spill_name(ids[0])));
+    assert!(disk.0.contains_key(&quarantine_name(1, HEADER_OCTETS as u64)));
+    assert_eq!(found.resume.next_generation, 2);
+    let again = recovered(&mut disk).expect("memory does not fail");
+    assert_eq!(again.resume.next_generation, 2, "what is put aside later has another name");
+    // Of a segment of which nothing can be read, all is kept.
+    let mut disk = whole;
+    disk.0.get_mut(&segment_name(1)).expect("a segment").iter_mut().for_each(|octet| *octet ^= 0xff);
+    let found = recovered(&mut disk).expect("memory does not fail");
+    assert_eq!((found.messages, found.damage.len(), found.segments.len()), (0, 2, 0));
+    let kept: usize = found.damage.iter().map(|damage| disk.0[&damage.kept_as().expect("a name")].len()).sum();
+    assert_eq!(kept, 1 << 14);
 }
 
 #[test]
-fn what_is_no_beginning_of_a_record_may_be_damage() {
+fn without_an_end_mark_all_records_count() {
     let mut disk = Memory::default();
     let mut spool = Spool::new(0, Resume::default(), 1);
-    let body = vec![b'x'; 1000];
-    write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(&body)]);
-    let name = segment_name(1);
-    let whole = disk.0[&name].clone();
-    let second = find_record(&whole, HEADER_OCTETS + 8).expect("a second record");
-    let end = whole.iter().rposition(|&octet| octet != 0).expect("content") + 1;
-    let orphan = spill_name(QueueId::from_number(1));
-    disk.0.insert(orphan.clone(), b"orphan".to_vec());
-    let doubtful = |change: &dyn Fn(&mut [u8])| {
+    let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two")]);
+    let mark = find_end_mark(&disk.0[&segment_name(1)], 1, 1).expect("a mark");
+    for (at, octets) in [(mark, 8), (mark + 7, 1)] {
         let mut disk = disk.clone();
-        change(disk.0.get_mut(&name).expect("a segment"));
+        disk.0.get_mut(&segment_name(1)).expect("a segment")[mark + 7] ^= 1;
         let found = recovered(&mut disk).expect("memory does not fail");
-        assert_eq!((found.messages, found.damage.len(), found.unfinished.len()), (1, 0, 1));
-        assert_eq!(found.segments[0].damaged, disk.0.contains_key(&orphan));
-        found.segments[0].damaged
-    };
-    assert!(!doubtful(&|octets| octets[second + 512..].fill(0)), "cut off");
-    for at in second..end {
-        assert!(doubtful(&|octets| octets[at] ^= 1), "a wrong octet in a whole record, at {at}");
+        assert_eq!(found.damage, [Damage::End { generation: 1, offset: mark as u64, octets: 8 }], "{at} {octets}");
+        assert_eq!(listed(&disk), ids);
     }
-    assert!(doubtful(&|octets| octets[second..second + 512].fill(0)), "the later half without the earlier");
-    assert!(doubtful(&|octets| {
-        octets[second + 512..].fill(0);
-        octets[end + 100] = 1;
-    }));
-    assert!(doubtful(&|octets| {
-        octets[second + 512..].fill(0);
-        octets[second + 20] ^= 1;
-    }));
+    // The file was cut: whatever stood there is missed.
+    for length in [mark, mark + 4] {
+        let mut disk = disk.clone();
+        disk.0.get_mut(&segment_name(1)).expect("a segment").truncate(length);
+        let found = recovered(&mut disk).expect("memory does not fail");
+        assert!(matches!(found.damage[..], [Damage::End { .. }]), "{:?}", found.damage);
+        assert_eq!(found.messages, 2);
+        assert_eq!(recovered(&mut disk).expect("again").damage, []);
+    }
+}
+
+#[test]
+fn what_failed_stays_void() {
+    let mut disk = Memory::default();
+    let mut spool = Spool::new(0, Resume::default(), 1);
+    let kept = write(&mut disk, &mut spool, &[Body::Inline(b"kept")]);
+    // Written, but its sync failed: the clients were told so, and have sent it again.
+    let mut envelope = Envelope::default();
+    envelope.begin(None, None, SenderParameters::default());
+    let message = NewMessage {
+        id: spool.next_id(0),
+        arrived_unix_ms: 0,
+        envelope: &envelope,
+        client: "192.0.2.1".parse().expect("an address"),
+        hello: b"",
+        body: Body::Inline(b"failed"),
+    };
+    spool.append(&message);
+    let batch = spool.take_batch().expect("a batch");
+    let file = disk.0.get_mut(&segment_name(1)).expect("a segment");
+    file[batch.offset as usize..][..batch.octets.len()].copy_from_slice(&batch.octets);
+    spool.failed();
+    let before = disk.clone();
+    let again = write(&mut disk, &mut spool, &[Body::Inline(b"again")]);
+    let found = recovered(&mut disk).expect("memory does not fail");
+    assert_eq!((found.messages, found.damage.len()), (2, 0));
+    assert_eq!(listed(&disk), [kept[0], again[0]]);
+    // It is cut off for good: the segment that said so may go.
+    disk.0.remove(&segment_name(2));
+    assert_eq!(listed(&disk), kept);
+    // Without a next segment nobody says so.
+    assert_eq!(listed(&before).len(), 2);
+}
+
+#[test]
+fn what_was_written_again_counts_once() {
+    let mut disk = Memory::default();
+    let mut spool = Spool::new(0, Resume::default(), 1);
+    let spilled = Body::Spilled { octets: 3, crc: 0 };
+    let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two"), spilled]);
+    disk.0.insert(spill_name(ids[2]), b"abc".to_vec());
+    let refused = Settled { recipient: 0, status: Status::Failed, reply: "550 no" };
+    settle(&mut disk, &mut spool, &[(ids[0], Settles::These(std::slice::from_ref(&refused)))]);
+    let mut spool = Spool::new(0, recovered(&mut disk).expect("memory does not fail").resume, 2);
+    let before = recovered(&mut disk).expect("memory does not fail");
+    let segment = disk.0[&segment_name(1)].clone();
+    for live in &before.live {
+        let octets = &segment[live.location.offset as usize..];
+        let record = Record::decode(RecordHeader::decode(octets).expect("a header"), octets).expect("a record");
+        spool.append_again(&record, &live.statuses, 1, 0);
+    }
+    flush(&mut disk, &mut spool);
+    let known = |found: &Found| -> Vec<(QueueId, Statuses, u64)> {
+        found.live.iter().map(|live| (live.id, live.statuses.clone(), live.location.generation)).collect()
+    };
+    let found = recovered(&mut disk).expect("memory does not fail");
+    let mut expected = known(&before);
+    expected.iter_mut().for_each(|(_, _, generation)| *generation = 2);
+    assert_eq!((found.messages, known(&found)), (3, expected.clone()));
+    assert_eq!(found.segments[1].settles, BTreeSet::from([1]), "else the old records would come back");
+    assert_eq!(listed(&disk), ids);
+    // Cut off anywhere while it was written again, nothing is lost.
+    let end = find_end_mark(&disk.0[&segment_name(2)], 2, 2).expect("a mark");
+    for cut in HEADER_OCTETS..end {
+        let mut torn = disk.clone();
+        torn.0.get_mut(&segment_name(2)).expect("a segment")[cut..].fill(0);
+        let found = recovered(&mut torn).expect("memory does not fail");
+        let statuses: Vec<Statuses> = found.live.into_iter().map(|live| live.statuses).collect();
+        assert_eq!(statuses, expected.iter().map(|(_, statuses, _)| statuses.clone()).collect::<Vec<_>>(), "{cut}");
+    }
+    // And when the old segment is gone.
+    disk.0.remove(&segment_name(1));
+    let found = recovered(&mut disk).expect("memory does not fail");
+    assert_eq!((known(&found), found.damage.len()), (expected, 0));
+    assert!(found.segments[0].settles.is_empty() && disk.0.contains_key(&spill_name(ids[2])));
+}
+
+#[test]
+fn what_was_finished_while_it_was_written_again_is_finished() {
+    let mut disk = Memory::default();
+    let mut spool = Spool::new(0, Resume::default(), 1);
+    let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two")]);
+    let live = recovered(&mut disk.clone()).expect("memory does not fail").live;
+    let segment = disk.0[&segment_name(1)].clone();
+    let octets = &segment[live[0].location.offset as usize..];
+    let record = Record::decode(RecordHeader::decode(octets).expect("a header"), octets).expect("a record");
+    let mut delivered = Statuses::default();
+    delivered.settle_rest(1, Status::Delivered, "");
+    for (before, known, after) in [(true, &delivered, false), (false, &Statuses::default(), true)] {
+        let mut disk = disk.clone();
+        let mut spool = Spool::new(0, recovered(&mut disk).expect("memory does not fail").resume, 2);
+        let outcome = NewOutcome { id: ids[0], unix_ms: 0, settles: Settles::Rest(Status::Delivered, "") };
+        if before {
+            spool.append_outcome(&outcome);
+        }
+        spool.append_again(&record, known, 1, 0);
+        if after {
+            spool.append_outcome(&outcome);
+        }
+        flush(&mut disk, &mut spool);
+        for _ in 0..2 {
+            let found = recovered(&mut disk).expect("memory does not fail");
+            assert_eq!(found.live.iter().map(|live| live.id).collect::<Vec<_>>(), [ids[1]]);
+            assert_eq!(found.segments[1].settles, BTreeSet::from([1]));
+        }
+        disk.0.remove(&segment_name(1));
+        assert_eq!(recovered(&mut disk).expect("memory does not fail").messages, 0);
+    }
+}
+
+#[test]
+fn spares_are_kept_if_they_are_of_use() {
+    let mut disk = Memory::default();
+    let mut spool = Spool::new(0, Resume::default(), 1);
+    write(&mut disk, &mut spool, &[Body::Inline(b"one")]);
+    for (generation, octets) in [(5, SEGMENT_MAX_OCTETS), (6, 80), (7, SEGMENT_MAX_OCTETS), (9, SEGMENT_MAX_OCTETS)] {
+        disk.0.insert(spare_name(generation), vec![b'x'; octets as usize]);
+    }
+    let found = recovered(&mut disk).expect("memory does not fail");
+    assert_eq!(found.spares.iter().map(|spare| spare.generation).collect::<Vec<_>>(), [5, 7]);
+    assert_eq!((found.messages, found.damage.len(), found.resume.next_generation), (1, 0, 10));
+    assert_eq!(disk.0.keys().filter(|name| spare_generation(name).is_some()).count(), 2);
 }
 
 #[test]
@@ -245,16 +393,18 @@ fn a_write_in_progress_is_no_damage() {
 fn records_of_another_generation_are_none() {
     let mut disk = Memory::default();
     let mut spool = Spool::new(0, Resume::default(), 1);
-    write(&mut disk, &mut spool, &[Body::Inline(b"old")]);
-    let old = disk.0[&segment_name(1)].clone();
-    let mut spool = Spool::new(0, recovered(&mut disk).expect("memory does not fail").resume, 2);
-    let ids = write(&mut disk, &mut spool, &[Body::Inline(b"new")]);
-    // A recycled file: the old records lie behind the new ones.
-    let file = disk.0.get_mut(&segment_name(2)).expect("a segment");
-    file[4096..4096 + 1024].copy_from_slice(&old[..1024]);
+    write(&mut disk, &mut spool, &[Body::Inline(b"old"), Body::Inline(b"older")]);
+    // The file is used again by the same process.
+    let mut file = disk.0.remove(&segment_name(1)).expect("a segment");
+    let beginning = spool.segment_beginning(2);
+    file[..beginning.len()].copy_from_slice(&beginning);
+    disk.0.insert(segment_name(2), file.clone());
+    assert_eq!((listed(&disk), recovered(&mut disk.clone()).expect("memory").damage.len()), (vec![], 0));
+    // Also where the first batch was cut off, so that nothing says where the end is.
+    file[HEADER_OCTETS..HEADER_OCTETS + 8].fill(0);
+    disk.0.insert(segment_name(2), file);
     let found = recovered(&mut disk).expect("memory does not fail");
-    assert_eq!((found.messages, found.damage.len()), (2, 0));
-    assert_eq!(listed(&disk).last(), ids.last());
+    assert_eq!((found.messages, found.damage.len()), (0, 1));
 }
 
 #[test]
@@ -287,9 +437,8 @@ fn empty_segments_and_orphans_go() {
     disk.0.insert(spill_name(ids[0]), b"abc".to_vec());
     disk.0.insert(spill_name(ids[1]), b"ab".to_vec());
     disk.0.insert(spill_name(QueueId::from_number(1)), b"orphan".to_vec());
-    disk.0.insert(segment_name(7), vec![0; 4096]);
-    let mut prepared = vec![0; 4096];
-    prepared[..HEADER_OCTETS].copy_from_slice(&spool.segment_header(8).encode());
+    let mut prepared = spool.segment_beginning(8);
+    prepared.resize(4096, 0);
     disk.0.insert(segment_name(8), prepared);
     disk.0.insert("something-else".into(), b"kept".to_vec());
     let found = recovered(&mut disk).expect("memory does not fail");
@@ -323,8 +472,8 @@ fn outcomes_settle_messages() {
     for _ in 0..2 {
         let found = recovered(&mut disk).expect("memory does not fail");
         assert_eq!((found.messages, found.octets, found.damage.len()), (2, 6, 0));
-        let live: Vec<(QueueId, &[Status])> = found.live.iter().map(|live| (live.id, &*live.statuses)).collect();
-        assert_eq!(live, [(ids[1], &[Status::Failed][..]), (ids[3], &[])]);
+        let live: Vec<_> = found.live.iter().map(|live| (live.id, live.statuses.of(0))).collect();
+        assert_eq!(live, [(ids[1], (Status::Failed, "550 no")), (ids[3], (Status::Pending, ""))]);
         assert!(found.live.iter().all(|live| *live.lanes == [0] && live.recipients == 1));
         assert!(!disk.0.contains_key(&spill_name(ids[2])) && disk.0.contains_key(&spill_name(ids[3])));
         assert_eq!(listed(&disk), [ids[1], ids[3]]);
@@ -355,25 +504,4 @@ fn an_outcome_in_a_later_segment_is_told() {
     let found = recovered(&mut disk).expect("memory does not fail");
     assert_eq!((found.messages, found.damage.len()), (0, 0));
     assert!(found.segments.iter().all(|segment| segment.settles.is_empty()));
-}
-
-#[test]
-fn damage_quarantines_its_segment_and_keeps_orphans() {
-    let mut disk = Memory::default();
-    let mut spool = Spool::new(0, Resume::default(), 1);
-    let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two")]);
-    disk.0.get_mut(&segment_name(1)).expect("a segment")[HEADER_OCTETS + 20] ^= 1;
-    let orphan = spill_name(QueueId::from_number(1));
-    disk.0.insert(orphan.clone(), b"orphan".to_vec());
-    let found = recovered(&mut disk).expect("memory does not fail");
-    assert_eq!(found.segments, [FoundSegment { generation: 1, settles: BTreeSet::new(), damaged: true }]);
-    assert_eq!(found.live.len(), 1);
-    // Put aside, it is no segment any more, but what it may name is still kept.
-    let octets = disk.0.remove(&segment_name(1)).expect("a segment");
-    disk.0.insert(quarantine_name(1), octets);
-    let found = recovered(&mut disk).expect("memory does not fail");
-    assert_eq!((found.messages, found.damage.len(), found.segments.len()), (0, 0, 0));
-    assert_eq!(found.resume.next_generation, 2, "another segment to be put aside has another name");
-    assert!(disk.0.contains_key(&orphan));
-    assert!(!ids.is_empty());
 }

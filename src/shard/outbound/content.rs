@@ -1,10 +1,10 @@
 //! A message to be sent: still in memory, or read back from the spool.
 
 use super::notice::Notice;
-use crate::queue::record::{Kind, Record, RecordHeader};
+use super::{Context, Hold};
+use crate::queue::record::{HEADER_OCTETS, Kind, Record, RecordHeader};
 use crate::queue::spool::Location;
 use crate::shard::shared::BodyMemory;
-use crate::shard::storage::Storage;
 use crate::smtp::QueueId;
 use std::cell::RefCell;
 use std::io;
@@ -50,32 +50,51 @@ impl Content {
     }
 
     /// Reads a message back; of a spilled one only the envelope.
-    pub async fn read(storage: &Storage, id: QueueId, location: Location) -> Result<Self, Unreadable> {
-        let octets = storage.read_record(location).await.map_err(Unreadable::Io)?;
-        let (envelope, body) = take_apart(id, &octets).ok_or(Unreadable::Damaged)?;
-        let body = match body {
-            Found::Spilled { crc } => Body::Spilled { crc },
-            Found::Here(range) => Body::Memory(octets, range),
+    pub async fn read(context: &Rc<Context>, id: QueueId, location: Location) -> Result<Self, Unreadable> {
+        let octets = Self::read_record(context, id, location).await?;
+        let record = octets.record().ok_or(Unreadable::Damaged)?;
+        let envelope = record.envelope.to_vec();
+        let body = match record.header.kind {
+            Kind::Spilled => Body::Spilled { crc: record.header.message_crc },
+            Kind::Message | Kind::Outcome => {
+                let start = HEADER_OCTETS + envelope.len();
+                let range = start..start + record.message.len();
+                Body::Memory(octets.octets, range)
+            }
         };
         Ok(Content { envelope, body, notice: RefCell::default(), _memory: None })
     }
-}
 
-enum Found {
-    Here(Range<usize>),
-    Spilled { crc: u32 },
-}
-
-fn take_apart(id: QueueId, octets: &[u8]) -> Option<(Vec<u8>, Found)> {
-    let header = RecordHeader::decode(octets).filter(|header| header.id == id)?;
-    let record = Record::decode(header, octets)?;
-    let found = match header.kind {
-        Kind::Message => {
-            let start = crate::queue::record::HEADER_OCTETS + header.envelope_octets;
-            Found::Here(start..start + record.message.len())
+    /// Reads a message's record back. Meanwhile its segment stays.
+    pub async fn read_record(
+        context: &Rc<Context>,
+        id: QueueId,
+        location: Location,
+    ) -> Result<RecordOctets, Unreadable> {
+        if location.octets == 0 {
+            // It was damaged before, and put aside.
+            return Err(Unreadable::Damaged);
         }
-        Kind::Spilled => Found::Spilled { crc: header.message_crc },
-        Kind::Outcome => return None,
-    };
-    Some((record.envelope.to_vec(), found))
+        let _hold = Hold::new(context, location.generation);
+        let octets = context.storage.read_record(location).await.map_err(Unreadable::Io)?;
+        let header = RecordHeader::decode(&octets)
+            .filter(|header| (header.id, header.generation) == (id, location.generation))
+            .filter(|header| header.kind != Kind::Outcome)
+            .filter(|header| Record::decode(*header, &octets).is_some())
+            .ok_or(Unreadable::Damaged)?;
+        Ok(RecordOctets { header, octets })
+    }
+}
+
+/// A record that was read back and is intact.
+pub struct RecordOctets {
+    header: RecordHeader,
+    octets: Vec<u8>,
+}
+
+impl RecordOctets {
+    /// The record.
+    pub fn record(&self) -> Option<Record<'_>> {
+        Record::decode(self.header, &self.octets)
+    }
 }

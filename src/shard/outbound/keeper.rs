@@ -1,12 +1,11 @@
 //! What comes with time: retries that are due, mail that is too old, next hops to be probed,
 //! outcomes to be written again, segments that nothing needs any more.
 
-use super::{Context, pump, recorder, settle, show_queue};
+use super::{Context, pump, recorder, rewriter, settle, show_queue};
 use crate::delivery::expired;
 use crate::limits::{EXPIRED_IN_A_ROW_MAX, KEEPER_MAX_MS, KEEPER_TICK_MS, NEXT_HOP_STARVED_RETRY_MS};
 use crate::queue::schedule::Job;
 use crate::shard::shared::Stage;
-use crate::stderr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,14 +14,14 @@ pub async fn keep(context: Rc<Context>) {
     let outbound = &context.outbound;
     while context.shared.stage() == Stage::Serving {
         outbound.schedule.borrow_mut().release_due(context.now_ms());
-        recorder::write_again(&context);
+        recorder::write_lost_if_due(&context);
         let lanes = outbound.schedule.borrow().lanes() as u16;
         let mut is_behind = false;
         for lane in 0..lanes {
             is_behind |= expire_some(&context, lane).await;
             pump(&context, lane);
         }
-        remove_segments(&context).await;
+        tidy_segments(&context).await;
         show_queue(&context);
         if is_behind {
             continue;
@@ -73,18 +72,21 @@ fn next_look(context: &Context) -> Duration {
     Duration::from_millis(due.unwrap_or(longest).min(longest))
 }
 
-async fn remove_segments(context: &Rc<Context>) {
+/// Takes away what nothing needs, and sees to it that there is always something to take away.
+async fn tidy_segments(context: &Rc<Context>) {
     while context.shared.stage() == Stage::Serving {
         let oldest_in_use = context.storage.oldest_in_use();
         let removable = context.outbound.schedule.borrow_mut().removable_segment(oldest_in_use);
-        let Some((generation, damaged)) = removable else { return };
-        match context.storage.remove_segment(generation, damaged).await {
-            Ok(()) => context.outbound.schedule.borrow_mut().segment_is_gone(generation),
-            // It is left to the next start: nothing is lost but its space.
-            Err(error) => stderr::say(format_args!(
-                "{} cannot be removed: {error}; the next start removes it",
-                context.storage.segment_path(generation).display()
-            )),
+        let Some(segment) = removable else { return rewriter::start(context, oldest_in_use) };
+        let result = context.storage.retire_segment(segment).await;
+        let mut schedule = context.outbound.schedule.borrow_mut();
+        match result {
+            Ok(()) => schedule.segment_is_gone(segment.generation),
+            Err(error) => {
+                schedule.segment_stays(segment.generation);
+                context.storage.report(&error);
+                return;
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`content`] | a message to be sent, in memory or read back |
 //! | [`settle`] | what an attempt came to: outcomes, retries |
 //! | [`recorder`] | outcomes on their way to the spool |
+//! | [`rewriter`] | records written again, so that the oldest segment can go |
 //! | [`notice`] | a session that waits for the next hop (E16) |
 //!
 //! A lane of the queue is a route. A job of a lane starts when one of the route's next hops is up
@@ -29,6 +30,7 @@ mod keeper;
 mod link;
 mod notice;
 mod recorder;
+mod rewriter;
 mod security;
 mod settle;
 mod worker;
@@ -45,7 +47,7 @@ use super::shared::Stage;
 use crate::delivery::{Availability, NextHopId, RouteId, Routes, Window, WindowShare, recipient_domain};
 use crate::limits::{BODIES_IN_MEMORY_MAX_OCTETS, HOT_JOBS_MAX, NEXT_HOP_PROBE_LEASE_MS, NEXT_HOP_WINDOW_DEFAULT};
 use crate::queue::recover::Found;
-use crate::queue::schedule::{Job, MessageKey, Schedule};
+use crate::queue::schedule::{Job, Message, MessageKey, Schedule};
 use crate::queue::spool::Location;
 use crate::queue::stored::StoredEnvelope;
 use crate::smtp::QueueId;
@@ -56,6 +58,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use worker::Seat;
+
+/// A message in the queue.
+type Queued = Message<Content>;
 
 /// What a shard keeps for its deliveries.
 pub struct Outbound {
@@ -72,6 +77,9 @@ pub struct Outbound {
     /// Not sooner. Of its own: what else fails meanwhile, for want of space for a large message
     /// say, does not keep outcomes from being written.
     lost_until_ms: Cell<u64>,
+    is_rewriting: Cell<bool>,
+    /// Not sooner: the last time came to nothing.
+    rewrite_again_ms: Cell<u64>,
     alarm: Alarm,
     keeper: Nudge,
     /// The keeper looks again soon: no need to wake it.
@@ -169,6 +177,8 @@ impl Outbound {
             unrecorded: RefCell::default(),
             lost: RefCell::default(),
             lost_until_ms: Cell::new(0),
+            is_rewriting: Cell::new(false),
+            rewrite_again_ms: Cell::new(0),
             alarm,
             keeper,
             keeper_is_near: Cell::new(false),
@@ -178,9 +188,9 @@ impl Outbound {
         }
     }
 
-    /// Whether a delivery is on its way.
+    /// Whether a delivery is on its way, or records are being written again.
     pub fn is_busy(&self) -> bool {
-        self.workers.get() > 0
+        self.workers.get() > 0 || self.is_rewriting.get()
     }
 
     /// Xorshift: spreads retries, nothing more.

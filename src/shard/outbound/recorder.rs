@@ -6,7 +6,7 @@
 //! on this side. Outcomes whose batch failed are written again until storage works.
 
 use super::notice::Notice;
-use super::{Context, show_queue};
+use super::{Context, Hold, show_queue};
 use crate::limits::OUTCOMES_AGAIN_MS;
 use crate::queue::outcome::{NewOutcome, Settled, Settles, Status};
 use crate::queue::schedule::{Finished, MessageKey};
@@ -20,6 +20,12 @@ use std::rc::{Rc, Weak};
 pub struct Said(Option<Rc<str>>);
 
 impl Said {
+    /// Owns what a stored outcome says.
+    pub fn settled(one: Settled<&str>) -> Settled<Self> {
+        let reply = Said((!one.reply.is_empty()).then(|| one.reply.into()));
+        Settled { recipient: one.recipient, status: one.status, reply }
+    }
+
     /// The line of an answer.
     pub fn line(answer: &Answer) -> Self {
         Said(Some(format!("{} {}", answer.code, answer.text).into()))
@@ -39,6 +45,8 @@ pub struct Unrecorded {
     settlement: Settlement,
     /// The session that is told when the message is withdrawn.
     withdraws: Option<Rc<Notice>>,
+    /// A segment that must stay until then.
+    hold: Option<Rc<Hold>>,
 }
 
 /// Whom an outcome settles: [`Settles`] that owns what it says.
@@ -53,6 +61,13 @@ pub enum Settlement {
 pub struct Recorder(pub Weak<Context>);
 
 impl Watcher for Recorder {
+    fn segment_made(&self, generation: u64, octets: u64, voids: Option<u64>) {
+        let Some(context) = self.0.upgrade() else { return };
+        context.outbound.schedule.borrow_mut().segment_is_made(generation, octets, voids);
+        // There is one more: an old one may have to go.
+        context.outbound.wake_keeper();
+    }
+
     fn synced(&self, batch: BatchNumber) {
         let Some(context) = self.0.upgrade() else { return };
         let outbound = &context.outbound;
@@ -90,7 +105,7 @@ impl Watcher for Recorder {
 }
 
 /// Writes outcomes again whose batch failed, once storage may work.
-pub fn write_again(context: &Context) {
+pub fn write_lost_if_due(context: &Context) {
     let outbound = &context.outbound;
     if context.now_ms() >= outbound.lost_until_ms.get() {
         write_lost(context);
@@ -100,7 +115,7 @@ pub fn write_again(context: &Context) {
 /// Writes them now: at the end of the process there is no later.
 pub fn write_lost(context: &Context) {
     for lost in context.outbound.lost.take() {
-        write(context, lost.message, lost.settlement, None);
+        append(context, lost.message, lost.settlement, None, lost.hold);
     }
 }
 
@@ -121,6 +136,21 @@ pub fn release(context: &Rc<Context>, finished: Option<Finished>) {
 
 /// Puts an outcome into the spool's next batch. `withdraws`: who is told when it is there.
 pub fn write(context: &Context, message: MessageKey, settlement: Settlement, withdraws: Option<Rc<Notice>>) {
+    append(context, message, settlement, withdraws, None);
+}
+
+/// Puts what is known already into the spool's next batch, of a message whose place is another now.
+pub fn write_again(context: &Context, message: MessageKey, settlement: Settlement, hold: Rc<Hold>) {
+    append(context, message, settlement, None, Some(hold));
+}
+
+fn append(
+    context: &Context,
+    message: MessageKey,
+    settlement: Settlement,
+    withdraws: Option<Rc<Notice>>,
+    hold: Option<Rc<Hold>>,
+) {
     let outbound = &context.outbound;
     let mut schedule = outbound.schedule.borrow_mut();
     let Some(id) = schedule.message(message).map(|message| message.id) else { return };
@@ -131,5 +161,5 @@ pub fn write(context: &Context, message: MessageKey, settlement: Settlement, wit
     let outcome = NewOutcome { id, unix_ms: context.unix_ms(), settles };
     let (batch, generation) = context.storage.append_outcome(&outcome);
     schedule.outcome_is_in(message, generation);
-    outbound.unrecorded.borrow_mut().push_back(Unrecorded { batch, message, settlement, withdraws });
+    outbound.unrecorded.borrow_mut().push_back(Unrecorded { batch, message, settlement, withdraws, hold });
 }

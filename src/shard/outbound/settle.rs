@@ -203,7 +203,7 @@ pub async fn expire(context: &Rc<Context>, job: Job) {
     };
     let content = match at_hand {
         Ok(content) => content,
-        Err((id, location)) => match Content::read(&context.storage, id, location).await {
+        Err((id, location)) => match Content::read(context, id, location).await {
             Ok(content) => Rc::new(content),
             Err(reason) => return unreadable(context, job, reason),
         },
@@ -221,20 +221,29 @@ pub fn is_expired(context: &Context, job: Job) -> bool {
     arrived_ms.is_some_and(|arrived_ms| expired(arrived_ms, context.unix_ms(), lifetime))
 }
 
-/// A message could not be read back: it stays in the queue, and is tried again.
-pub fn unreadable(context: &Context, job: Job, reason: Unreadable) {
-    let schedule = context.outbound.schedule.borrow();
-    if let Some(message) = schedule.message(job.message) {
-        let id = message.id;
-        match reason {
-            Unreadable::Io(error) => {
-                stderr::say(format_args!("message {id} cannot be read back: {error}; it is tried again"))
-            }
-            Unreadable::Damaged => {
-                stderr::say(format_args!("message {id} is damaged in the spool; it is kept as it is"))
-            }
-        }
+/// A message could not be read back: it is tried again, but given up where it is damaged. Then it
+/// stays in the queue as undeliverable.
+pub fn unreadable(context: &Rc<Context>, job: Job, reason: Unreadable) {
+    let (id, pending) = {
+        let schedule = context.outbound.schedule.borrow();
+        let Some(message) = schedule.message(job.message) else { return };
+        let pending = (0..message.recipients).filter(|place| message.status(*place as usize) == Status::Pending);
+        (message.id, pending.collect::<Vec<_>>())
+    };
+    if let Unreadable::Io(error) = reason {
+        stderr::say(format_args!("message {id} cannot be read back: {error}; it is tried again"));
+        return defer(context, job);
     }
-    drop(schedule);
-    defer(context, job);
+    stderr::say(format_args!("message {id} is damaged in the spool; it is not tried any more, and kept as it is"));
+    // RFC 3463 section 3.4: X.3.0, a mail system's fault that is not further known.
+    let said = Said::line(&Answer::new(554, b"5.3.0 The message was damaged on this server"));
+    let settled: Vec<Settled<Said>> = pending
+        .into_iter()
+        .map(|recipient| Settled { recipient, status: Status::Failed, reply: said.clone() })
+        .collect();
+    context.metrics.recipients.failed.increment(settled.len() as u64);
+    let waits = context.outbound.schedule.borrow_mut().cool(job.message);
+    acknowledge(waits, &context.metrics.ack_delays.deferred);
+    settle(context, job, settled, false, None);
+    end(context, job);
 }

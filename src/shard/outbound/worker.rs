@@ -286,7 +286,7 @@ impl Worker {
         };
         let content = match hot {
             Some(content) => content,
-            None => Rc::new(Content::read(&self.context.storage, id, location).await?),
+            None => Rc::new(Content::read(&self.context, id, location).await?),
         };
         Ok(Some(Subject { id, octets, content, began: Instant::now() }))
     }

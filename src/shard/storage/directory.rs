@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const FORMAT_FILE: &str = "format";
@@ -36,7 +36,7 @@ impl fmt::Display for SpoolError {
             ),
             SpoolError::Format(path, found) => write!(
                 f,
-                "{} says {found:?}, this version reads \"gatepost-spool {FORMAT_VERSION}\"; run the version that wrote it, or choose another --spool",
+                "{} says {found:?}, this version reads \"gatepost-spool {FORMAT_VERSION}\"; run the version that wrote it until its queue is empty, or choose another --spool",
                 path.display()
             ),
             SpoolError::Absent(path) => {
@@ -293,6 +293,11 @@ impl Disk for Directory {
         File::open(self.file(name))?.read_to_end(out).map(drop)
     }
 
+    fn read_beginning(&self, name: &str, octets: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        out.clear();
+        File::open(self.file(name))?.take(octets as u64).read_to_end(out).map(drop)
+    }
+
     fn length(&self, name: &str) -> io::Result<Option<u64>> {
         match fs::metadata(self.file(name)) {
             Ok(metadata) => Ok(Some(metadata.len())),
@@ -301,8 +306,22 @@ impl Disk for Directory {
         }
     }
 
-    fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
-        OpenOptions::new().write(true).open(self.file(name))?.set_len(octets)
+    fn create(&mut self, name: &str, octets: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.file(name))?;
+        file.write_all(octets)?;
+        file.sync_all()?;
+        sync_directory(&self.path)
+    }
+
+    fn write_end(&mut self, name: &str, offset: u64, octets: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.file(name))?;
+        file.write_all_at(octets, offset)?;
+        file.set_len(offset + octets.len() as u64)?;
+        file.sync_all()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.file(from), self.file(to))
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {

@@ -15,10 +15,12 @@
 //!
 //! On failure the whole batch fails, the segment is left as it is, and for a second after it
 //! [`Storage::is_short`] keeps new transactions away; then the next batch tries a new segment. The
-//! operator is told when it begins and when it ends.
+//! operator is told when it begins and when it ends. Segments' files are made, used again and
+//! removed in `segment`.
 
 mod directory;
 mod reader;
+mod segment;
 mod spill;
 
 pub use directory::{Directory, SpoolDirectory, SpoolError, SpoolState, shard_directories};
@@ -27,21 +29,22 @@ pub use spill::Spill;
 
 use super::net::Net;
 use super::shared::Shared;
-use crate::limits::{SEGMENT_MAX_OCTETS, SEGMENT_MIN_OCTETS};
 use crate::metrics::ShardMetrics;
-use crate::queue::disk::{quarantine_name, segment_name, spill_name};
-use crate::queue::outcome::NewOutcome;
-use crate::queue::record::NewMessage;
+use crate::queue::disk::{quarantine_name, spill_name};
+use crate::queue::outcome::{NewOutcome, Statuses};
+use crate::queue::record::{NewMessage, Record};
+use crate::queue::recover::Spare;
 use crate::queue::spool::{Batch, BatchNumber, Location, Receipt, Spool, Synced};
 use crate::smtp::{Durable, QueueId};
 use crate::stderr;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, Directory as RingDirectory, OpenOptions};
+use segment::Segment;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -62,6 +65,8 @@ struct Inner {
     awaited: RefCell<VecDeque<(BatchNumber, Rc<Fate>)>>,
     watcher: RefCell<Option<Rc<dyn Watcher>>>,
     segments_read: reader::OpenSegments,
+    /// Segments to be used again.
+    spares: RefCell<Vec<Spare>>,
     committer: Cell<Option<Waker>>,
     stopped: Cell<bool>,
     failed_at: Cell<Option<Instant>>,
@@ -69,8 +74,10 @@ struct Inner {
     metrics: Rc<ShardMetrics>,
 }
 
-/// Learns what becomes of batches.
+/// Learns what becomes of batches and segments.
 pub trait Watcher {
+    /// A segment was made, with so many octets; it must outlive the one that it says has void records.
+    fn segment_made(&self, generation: u64, octets: u64, voids: Option<u64>);
     /// All batches up to this one that did not fail are on stable storage.
     fn synced(&self, batch: BatchNumber);
     /// These batches are lost.
@@ -88,12 +95,6 @@ struct Fate {
 /// The message could not be made durable and is not kept; the operator was told why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitError;
-
-struct Segment {
-    generation: u64,
-    capacity: u64,
-    file: BufferedFile,
-}
 
 /// A message that was appended and is not yet durable.
 #[must_use]
@@ -123,8 +124,16 @@ impl Commit {
 }
 
 impl Storage {
-    /// Storage in `directory`, whose recovery gave `spool`. Serves after [`Self::run`] is spawned.
-    pub fn new(net: Net, directory: Directory, spool: Spool, shared: Arc<Shared>, metrics: Rc<ShardMetrics>) -> Self {
+    /// Storage in `directory`, whose recovery gave `spool` and `spares`. Serves after [`Self::run`] is
+    /// spawned.
+    pub fn new(
+        net: Net,
+        directory: Directory,
+        spool: Spool,
+        spares: Vec<Spare>,
+        shared: Arc<Shared>,
+        metrics: Rc<ShardMetrics>,
+    ) -> Self {
         Storage(Rc::new(Inner {
             net,
             directory,
@@ -132,6 +141,7 @@ impl Storage {
             awaited: RefCell::default(),
             watcher: RefCell::default(),
             segments_read: reader::OpenSegments::default(),
+            spares: RefCell::new(spares),
             committer: Cell::new(None),
             stopped: Cell::new(false),
             failed_at: Cell::new(None),
@@ -153,8 +163,20 @@ impl Storage {
 
     /// Puts a message into the batch that is filling.
     pub fn append(&self, message: &NewMessage<'_>) -> Commit {
+        let receipt = self.0.spool.borrow_mut().append(message);
+        self.await_batch(receipt)
+    }
+
+    /// Puts a message's record into the batch that is filling, again, with what is known of its
+    /// recipients.
+    pub fn append_again(&self, record: &Record<'_>, statuses: &Statuses, recipients: u32) -> Commit {
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let receipt = self.0.spool.borrow_mut().append_again(record, statuses, recipients as usize, unix_ms);
+        self.await_batch(receipt)
+    }
+
+    fn await_batch(&self, receipt: Receipt) -> Commit {
         let inner = &*self.0;
-        let receipt = inner.spool.borrow_mut().append(message);
         let batch = Spool::batch_of(&receipt);
         let fate = {
             let mut awaited = inner.awaited.borrow_mut();
@@ -190,28 +212,9 @@ impl Storage {
         self.0.spool.borrow().oldest_in_use()
     }
 
-    /// The file of a segment.
-    pub fn segment_path(&self, generation: u64) -> PathBuf {
-        self.0.directory.file(&segment_name(generation))
-    }
-
-    /// Removes a segment that nothing needs, or puts it aside where it is damaged. Its name is off
-    /// the disk for good when this returns.
-    pub async fn remove_segment(&self, generation: u64, damaged: bool) -> io::Result<()> {
-        let _operation = self.0.net.ring_operation();
-        self.0.segments_read.forget(generation).await;
-        let from = self.0.directory.file(&segment_name(generation));
-        let gone = if damaged {
-            glommio::io::rename(from, self.0.directory.file(&quarantine_name(generation))).await
-        } else {
-            glommio::io::remove(from).await
-        };
-        match gone.map_err(into_io) {
-            // The segment could not be made, and what was written for it failed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result?,
-        }
-        sync_directory(self.0.directory.path()).await
+    /// Octets of the segment that is written to.
+    pub fn capacity(&self) -> u64 {
+        self.0.spool.borrow().capacity()
     }
 
     /// Removes the spill file of a message whose outcome is on stable storage. Should that fail,
@@ -226,6 +229,26 @@ impl Storage {
     pub async fn read_record(&self, location: Location) -> io::Result<Vec<u8>> {
         let _operation = self.0.net.ring_operation();
         self.0.segments_read.read(&self.0.directory, location).await
+    }
+
+    /// Copies octets that are no record to a file of its own, as recovery does; returns its name.
+    pub async fn put_aside(&self, location: Location) -> io::Result<String> {
+        let _operation = self.0.net.ring_operation();
+        let octets = self.0.segments_read.read(&self.0.directory, location).await?;
+        let name = quarantine_name(location.generation, u64::from(location.offset));
+        let path = self.0.directory.file(&name);
+        match create(&path, libc::O_DSYNC).await {
+            Ok(file) => {
+                let written = write_all(&file, octets, 0).await;
+                let _ = file.close().await;
+                written?;
+                sync_directory(self.0.directory.path()).await?;
+            }
+            // It was found before.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(name)
     }
 
     /// Opens a message's spill file to read it back.
@@ -347,6 +370,9 @@ impl Storage {
         if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
             return CommitError;
         }
+        if error.kind() == io::ErrorKind::StorageFull {
+            self.give_up_spares();
+        }
         self.0.shared.storage_failed(self.0.net.now());
         if self.0.failed_at.replace(Some(self.0.net.now())).is_none() {
             self.0.metrics.storage_short.set(1.0);
@@ -374,7 +400,11 @@ impl Storage {
                 let _ = full.file.close().await;
             }
             let made = self.make_segment(batch.generation).await?;
-            self.0.spool.borrow_mut().segment_opened(made.generation, made.capacity);
+            let voids = self.0.spool.borrow_mut().segment_made(made.generation, made.capacity);
+            let watcher = self.0.watcher.borrow().clone();
+            if let Some(watcher) = watcher {
+                watcher.segment_made(made.generation, made.capacity, voids);
+            }
             *segment = Some(made);
         }
         let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
@@ -382,33 +412,6 @@ impl Storage {
         write_all(&segment.file, batch.octets, batch.offset).await?;
         self.0.metrics.sync_seconds.record(began.elapsed().as_secs_f64());
         Ok(())
-    }
-
-    /// Makes the segment with this generation. Only the committer does, one at a time, and a
-    /// generation is never tried twice: nobody can remove or empty a segment that is in use. (A
-    /// batch waits for it once in 64 MB; a segment made in advance would need just that care.)
-    async fn make_segment(&self, generation: u64) -> io::Result<Segment> {
-        let file = create(&self.0.directory.file(&segment_name(generation)), libc::O_DSYNC).await?;
-        match self.lay_out(&file, generation).await {
-            Ok(capacity) => Ok(Segment { generation, capacity, file }),
-            Err(error) => {
-                // One is tried each second while the disk is full: they must not pile up. What
-                // cannot be removed now goes at the next start.
-                let _ = file.remove().await;
-                let _ = file.close().await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Reserves a segment's space and puts its header and its name on stable storage; returns its
-    /// capacity.
-    async fn lay_out(&self, file: &BufferedFile, generation: u64) -> io::Result<u64> {
-        let capacity = allocate(file, self.0.directory.path()).await?;
-        let header = self.0.spool.borrow().segment_header(generation).encode();
-        write_all(file, header.to_vec(), 0).await?;
-        sync_directory(self.0.directory.path()).await?;
-        Ok(capacity)
     }
 }
 
@@ -431,26 +434,6 @@ async fn create(path: &Path, flags: i32) -> io::Result<BufferedFile> {
         .buffered_open(path)
         .await
         .map_err(into_io)
-}
-
-/// Reserves a segment's space and returns how much: at most a quarter of what is free, so that
-/// spill files and the other shards find room too, and less when that is not to be had.
-async fn allocate(file: &BufferedFile, directory: &Path) -> io::Result<u64> {
-    let statistics = rustix::fs::statvfs(directory)?;
-    let quarter = statistics.f_bavail.saturating_mul(statistics.f_frsize) / 4;
-    let mut capacity = SEGMENT_MAX_OCTETS;
-    while capacity > quarter && capacity > SEGMENT_MIN_OCTETS {
-        capacity /= 2;
-    }
-    loop {
-        match file.pre_allocate(capacity, false).await.map_err(into_io) {
-            Ok(()) => return Ok(capacity),
-            // A filesystem that cannot reserve space: files grow as they are written.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(capacity),
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && capacity > SEGMENT_MIN_OCTETS => capacity /= 2,
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 async fn write_all(file: &BufferedFile, octets: Vec<u8>, offset: u64) -> io::Result<()> {
