@@ -222,6 +222,7 @@ fn recover(spool: &SpoolDirectory, shards: usize, config: &Config) -> Result<Vec
         let path = directory.path().display();
         let found =
             found.map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {path}: {error}")))?;
+        ::metrics::counter!(metrics::DAMAGE).increment(found.damage.len() as u64);
         for damage in &found.damage {
             match damage.kept_as() {
                 Some(name) => stderr::say(format_args!("{path}/{damage}; a copy is kept in {name}")),

@@ -134,7 +134,8 @@ impl Replies {
     }
 }
 
-/// A shard's share of the queue: [`QUEUE_DELIVERIES`], [`QUEUE_IDLE_MESSAGES`], [`SEGMENTS`].
+/// A shard's share of the queue: [`QUEUE_DELIVERIES`], [`QUEUE_IDLE_MESSAGES`], [`SEGMENTS`],
+/// [`SEGMENT_BYTES`], [`LIVE_BYTES`].
 #[derive(Debug)]
 struct Queue {
     ready: Gauge,
@@ -142,6 +143,8 @@ struct Queue {
     deferred: Gauge,
     idle_messages: Gauge,
     segments: Gauge,
+    segment_bytes: Gauge,
+    live_bytes: Gauge,
 }
 
 impl Queue {
@@ -154,6 +157,8 @@ impl Queue {
             deferred: state("deferred"),
             idle_messages: metrics::gauge!(QUEUE_IDLE_MESSAGES, "shard" => shard.to_owned()),
             segments: metrics::gauge!(SEGMENTS, "shard" => shard.to_owned()),
+            segment_bytes: metrics::gauge!(SEGMENT_BYTES, "shard" => shard.to_owned()),
+            live_bytes: metrics::gauge!(LIVE_BYTES, "shard" => shard.to_owned()),
         }
     }
 }
@@ -223,6 +228,8 @@ pub struct ShardMetrics {
     pub sync_seconds: Histogram,
     pub commit_messages: Histogram,
     pub spool_bytes: Counter,
+    pub rewritten_bytes: Counter,
+    pub damage: Counter,
     pub storage_failures: Counter,
     pub poisoned_segments: Counter,
     pub storage_short: Gauge,
@@ -321,6 +328,8 @@ impl ShardMetrics {
             sync_seconds: metrics::histogram!(SYNC_SECONDS),
             commit_messages: metrics::histogram!(COMMIT_MESSAGES),
             spool_bytes: metrics::counter!(SPOOL_BYTES),
+            rewritten_bytes: metrics::counter!(REWRITTEN_BYTES),
+            damage: metrics::counter!(DAMAGE),
             storage_failures: metrics::counter!(STORAGE_FAILURES),
             poisoned_segments: metrics::counter!(POISONED_SEGMENTS),
             storage_short: metrics::gauge!(STORAGE_SHORT, "shard" => shard.clone()),
@@ -358,6 +367,8 @@ impl ShardMetrics {
         self.queue.deferred.set(figures.deferred as f64);
         self.queue.idle_messages.set(figures.idle_messages as f64);
         self.queue.segments.set(figures.segments as f64);
+        self.queue.segment_bytes.set(figures.segment_octets as f64);
+        self.queue.live_bytes.set(figures.live_octets as f64);
     }
 
     /// Counts a transaction with a next hop by what has become of its recipients; `is_lost`: the connection

@@ -127,6 +127,10 @@ metrics_table! {
     COMMIT_MESSAGES = "gatepost_spool_commit_messages", (histogram NUMBERS), Count, [], "Messages made durable by one sync.";
     SPOOL_BYTES = "gatepost_spool_written_bytes_total", (counter), Bytes, [], "Octets written to segments of the spool.";
     SEGMENTS = "gatepost_spool_segments", (gauge), Count, ["shard"], "Segments of the spool that are needed or written to, by shard.";
+    SEGMENT_BYTES = "gatepost_spool_segment_bytes", (gauge), Bytes, ["shard"], "Octets of these segments' files, by shard. At most four times gatepost_spool_live_bytes and four segments (of 64 MB; less where space is short); up to two spare segments, spill files and quarantine files are beside them.";
+    LIVE_BYTES = "gatepost_spool_live_bytes", (gauge), Bytes, ["shard"], "Octets of the records of queued messages in these segments, by shard.";
+    REWRITTEN_BYTES = "gatepost_spool_rewritten_bytes_total", (counter), Bytes, [], "Octets of records that were written again, so that an old segment could go.";
+    DAMAGE = "gatepost_spool_damage_total", (counter), Count, [], "Places in the spool that were found damaged, at the start or when a message was to be read; each is in the log.";
     STORAGE_FAILURES = "gatepost_spool_failures_total", (counter), Count, [], "Batches that could not be made durable; nobody was told otherwise.";
     POISONED_SEGMENTS = "gatepost_spool_poisoned_segments_total", (counter), Count, [], "Segments given up because a write or a sync failed.";
     STORAGE_SHORT = "gatepost_spool_unavailable", (gauge), Count, ["shard"], "1 while the shard's storage fails and mail is refused, 0 otherwise.";

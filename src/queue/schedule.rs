@@ -123,6 +123,10 @@ pub struct Figures {
     pub idle_messages: usize,
     /// Segments that are needed or written to.
     pub segments: usize,
+    /// Octets of their files.
+    pub segment_octets: u64,
+    /// Octets of the records in them of messages that are in the queue.
+    pub live_octets: u64,
 }
 
 impl<H> Schedule<H> {
@@ -207,6 +211,8 @@ impl<H> Schedule<H> {
             deferred: self.deferred.len(),
             idle_messages: self.messages.len() - self.busy,
             segments: self.segments.len(),
+            segment_octets: self.segments.octets(),
+            live_octets: self.segments.live_octets(),
         }
     }
 
@@ -474,6 +480,9 @@ mod tests {
         assert_eq!((schedule.figures(), schedule.oldest().is_none()), (Figures::default(), true));
         let first = add(&mut schedule, 1, 1, 1, &[0, 1]);
         add(&mut schedule, 2, 2, 1, &[]);
+        schedule.segment_is_made(2, 1000, None);
+        assert_eq!((schedule.figures().segment_octets, schedule.figures().live_octets), (1000, 160));
+        let counts = |schedule: &Schedule<()>| Figures { segment_octets: 0, live_octets: 0, ..schedule.figures() };
         let job = schedule.next(0).expect("a job");
         let figures = |ready, active, deferred, idle_messages, segments| Figures {
             ready,
@@ -481,21 +490,22 @@ mod tests {
             deferred,
             idle_messages,
             segments,
+            ..Figures::default()
         };
-        assert_eq!(schedule.figures(), figures(1, 1, 0, 1, 2));
+        assert_eq!(counts(&schedule), figures(1, 1, 0, 1, 2));
         schedule.defer(job, 10);
-        assert_eq!(schedule.figures(), figures(1, 0, 1, 1, 2));
+        assert_eq!(counts(&schedule), figures(1, 0, 1, 1, 2));
         schedule.release_due(10);
-        assert_eq!(schedule.figures(), figures(2, 0, 0, 1, 2));
+        assert_eq!(counts(&schedule), figures(2, 0, 0, 1, 2));
         let job = schedule.next(0).expect("a job");
         schedule.put_back(job);
-        assert_eq!(schedule.figures(), figures(2, 0, 0, 1, 2));
+        assert_eq!(counts(&schedule), figures(2, 0, 0, 1, 2));
         for lane in [0, 1] {
             let job = schedule.next(lane).expect("a job");
             settle(&mut schedule, first, 0, Status::Delivered, 1);
             schedule.end(job);
         }
-        assert_eq!(schedule.figures(), figures(0, 0, 0, 2, 2), "its outcomes are not recorded");
+        assert_eq!(counts(&schedule), figures(0, 0, 0, 2, 2), "its outcomes are not recorded");
         assert_eq!(schedule.oldest().map(|message| message.id), Some(QueueId::from_number(1)));
         schedule.recorded(first);
         schedule.recorded(first);

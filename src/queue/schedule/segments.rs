@@ -53,6 +53,16 @@ impl Segments {
         self.by_generation.len()
     }
 
+    /// Octets of their files.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Octets of live records.
+    pub fn live_octets(&self) -> u64 {
+        self.live_octets
+    }
+
     fn segment(&mut self, generation: u64) -> &mut Segment {
         self.by_generation.entry(generation).or_default()
     }

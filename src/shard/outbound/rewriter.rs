@@ -120,6 +120,7 @@ impl Rewriter {
             Err(Unreadable::Damaged) => {
                 let name = context.storage.put_aside(location).await?;
                 stderr::say(format_args!("message {id} is damaged in the spool; a copy is kept in {name}"));
+                context.metrics.damage.increment(1);
                 context.outbound.schedule.borrow_mut().lose(key);
                 return Ok(None);
             }
@@ -137,6 +138,7 @@ impl Rewriter {
     fn relocate(&self, key: MessageKey, location: Location, settled: usize, hold: &Rc<Hold>) {
         let context = &self.context;
         self.written.set(self.written.get() + 1);
+        context.metrics.rewritten_bytes.increment(u64::from(location.octets));
         let all_settled: Vec<Settled<Said>> = {
             let mut schedule = context.outbound.schedule.borrow_mut();
             schedule.relocate(key, location);

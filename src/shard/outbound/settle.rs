@@ -241,6 +241,7 @@ pub fn unreadable(context: &Rc<Context>, job: Job, reason: Unreadable) {
         .into_iter()
         .map(|recipient| Settled { recipient, status: Status::Failed, reply: said.clone() })
         .collect();
+    context.metrics.damage.increment(1);
     context.metrics.recipients.failed.increment(settled.len() as u64);
     let waits = context.outbound.schedule.borrow_mut().cool(job.message);
     acknowledge(waits, &context.metrics.ack_delays.deferred);
