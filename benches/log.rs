@@ -49,8 +49,9 @@ fn records(criterion: &mut Criterion) {
     ] {
         let settings = Settings { format, level, file: Some("/dev/null".into()) };
         let lost = Arc::new(AtomicU64::new(0));
-        let (log, senders) = Log::start(&settings, 1, Counter::from_arc(lost.clone())).expect("a log");
-        group.bench_function(name, |bencher| bencher.iter_custom(|records| time_of(&log, &senders[0], records)));
+        let log = Log::start(&settings, Counter::from_arc(lost.clone())).expect("a log");
+        let sender = log.sender();
+        group.bench_function(name, |bencher| bencher.iter_custom(|records| time_of(&log, &sender, records)));
         assert_eq!(lost.load(Ordering::Relaxed), 0, "what is lost is not written");
     }
     group.finish();

@@ -376,6 +376,8 @@ pub const RELOADS_WAITING_MAX: usize = ADMIN_CONNECTIONS_MAX;
 /// A shard's records that wait to be written, in octets: some 4,000, of 200,000 a second with
 /// [`LOG_GATHER_MS`]. A record that does not fit is lost and counted.
 pub const LOG_RING_OCTETS: usize = MB;
+/// Most senders of records: the shards, and the watchdog.
+pub const LOG_SENDERS_MAX: usize = SHARDS_MAX + 1;
 /// Longest value of a field before it is escaped: a reply line (RFC 5321 section 4.5.3.1.5). Paths and
 /// names are shorter.
 pub const LOG_VALUE_MAX_OCTETS: usize = 512;

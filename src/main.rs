@@ -5,26 +5,24 @@ use gatepost::config::options::{Cli, Command};
 use gatepost::config::{self, Config, Sources};
 use gatepost::control::admin::{self, AdminSocket};
 use gatepost::control::logons;
-use gatepost::control::preflight::{self, ExitCode, Failure};
+use gatepost::control::preflight::{self, ExitCode, Failure, Shards};
+use gatepost::control::recovery;
 use gatepost::control::reload::{self, Reloader};
 use gatepost::control::resources::Resources;
-use gatepost::control::supervisor::{self, Supervisor};
+use gatepost::control::shards::{self, Launch};
 use gatepost::control::tls::TlsLoader;
-use gatepost::control::watchdog::{Ward, Watchdog};
 use gatepost::control::watched::Prepared;
 use gatepost::control::{Control, next_hops};
 use gatepost::log::{self, Log};
-use gatepost::queue::record::Record;
-use gatepost::queue::recover::{self, Found};
-use gatepost::shard::storage::{Directory, SpoolDirectory, shard_directories};
-use gatepost::shard::{self, Doorbell, Lookups, Shared, Start};
+use gatepost::shard::storage::SpoolDirectory;
+use gatepost::shard::{Doorbell, Lookups, Shared};
 use gatepost::{cmd, metrics, stderr, stdout};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mimalloc::MiMalloc;
 use std::env;
 use std::fs;
 use std::io::{self, BufWriter};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -90,12 +88,10 @@ fn serve(sources: Sources) -> Result<(), Failure> {
     let loaded = config::load(&sources).map_err(|error| Failure::new(ExitCode::Config, error.to_string()))?;
     let (config, settings) = (Arc::new(loaded.config), loaded.settings);
     let cores = preflight::cores();
-    let shards = config.shards.unwrap_or(cores.len());
+    let serving = config.shards.unwrap_or(cores.len());
     let recorder = install_recorder()?;
-    // One for each shard, and one for the watchdog.
-    let (log, mut senders) = Log::start(&config.log, shards + 1, ::metrics::counter!(metrics::LOG_RECORDS_LOST))?;
-    let watchdog_log = senders.pop().expect("as many as were asked for");
-    log::install(log);
+    let log = Log::start(&config.log, ::metrics::counter!(metrics::LOG_RECORDS_LOST))?;
+    log::install(log.clone());
 
     for warning in config.warnings() {
         stderr::say(format_args!("{warning}"));
@@ -106,28 +102,25 @@ fn serve(sources: Sources) -> Result<(), Failure> {
     let files = reload::read_files(&config, &tls, &shared)?;
     let (watched, loaded): (Vec<_>, Vec<_>) = files.into_iter().map(Prepared::apply).unzip();
     preflight::check_io_uring()?;
-    preflight::check_locked_memory(shards)?;
-    preflight::check_descriptors(&config, shards)?;
+    check_limits(&config, Shards::serving(serving))?;
     let spool = SpoolDirectory::open(&config.spool)?;
-    let bindings = preflight::bind(&config.bindings, shards)?;
+    let bindings = preflight::bind(&config.bindings, serving)?;
     let (admin_listener, admin_socket) = config.admin_socket.as_deref().map(admin::bind).transpose()?.unzip();
     let metrics_listener = config.metrics_listen.map(preflight::bind_metrics).transpose()?;
-    let recovered = recover(&spool, shards, &config)?;
+    let recovered = recovery::recover(&spool, serving, &config)?;
+    let shards = recovered.shards();
+    check_limits(&config, shards)?;
 
-    let in_queue = recovered
-        .iter()
-        .fold((0, 0), |(messages, octets), (_, found)| (messages + found.messages, octets + found.octets));
-    let left_over: u64 = recovered.iter().skip(shards).map(|(_, found)| found.messages).sum();
-    let shards_then = recovered.last().map_or(0, |(directory, _)| directory.number() + 1);
+    let in_queue = recovered.in_queue();
+    let left_over = recovered.left_over();
     ::metrics::gauge!(metrics::QUEUE_MESSAGES).set(in_queue.0 as f64);
     ::metrics::gauge!(metrics::QUEUE_BYTES).set(in_queue.1 as f64);
-    ::metrics::gauge!(metrics::SHARDS).set(shards as f64);
+    ::metrics::gauge!(metrics::SHARDS).set(shards.count() as f64);
     let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses: Vec<SocketAddr> = bindings.iter().map(|binding| binding.address).collect();
     let logons = logons::start().map_err(|error| os_failure(&error))?;
     let lookups = Arc::new(Lookups::new().map_err(|error| os_failure(&error))?);
-    let doorbells =
-        (0..shards).map(|_| Doorbell::new()).collect::<io::Result<Vec<_>>>().map_err(|error| os_failure(&error))?;
+    let doorbells = shards::doorbells(&recovered).map_err(|error| os_failure(&error))?;
     let watchdog = Doorbell::new().map_err(|error| os_failure(&error))?;
     let drain = Arc::new(Notify::new());
     start_control(Control {
@@ -140,49 +133,31 @@ fn serve(sources: Sources) -> Result<(), Failure> {
         lookups: lookups.clone(),
         resources: Resources::new(spool.path(), shared.clone())?,
         recorder,
-        reloader: Reloader::new(sources, settings, shared.clone(), doorbells.clone(), tls, watched),
+        reloader: Reloader::new(sources, settings, shared.clone(), shards, doorbells.clone(), tls, watched),
     })?;
 
-    let (sender, news) = mpsc::channel();
-    let mut sockets: Vec<_> = bindings.into_iter().map(|binding| binding.sockets.into_iter()).collect();
-    let mut wards = Vec::with_capacity(shards);
-    // Directories beyond today's shards are left as they are.
-    for (number, (((directory, found), doorbell), log)) in recovered.into_iter().zip(doorbells).zip(senders).enumerate()
-    {
-        let listeners: Vec<TcpListener> = sockets.iter_mut().filter_map(Iterator::next).collect();
-        let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
-        wards.push(Ward::new(doorbell.clone(), duplicates.map_err(|error| os_failure(&error))?));
-        let start = Start {
-            number,
-            core: cores[number % cores.len()],
-            listeners,
-            directory,
-            found,
-            shards,
-            key: getrandom::u64()
-                .map_err(|error| Failure::new(ExitCode::OsError, format!("no random numbers: {error}")))?,
-            shared: shared.clone(),
-            doorbell,
-            logons: logons.clone(),
-            lookups: lookups.clone(),
-            log,
-        };
-        supervisor::start_shard(start, sender.clone(), watchdog.clone()).map_err(|error| os_failure(&error))?;
-    }
-    let watchdog = Watchdog { shared: shared.clone(), doorbell: watchdog, wards, news: sender };
-    supervisor::start_watchdog(watchdog, watchdog_log).map_err(|error| os_failure(&error))?;
-    let serving = shared.clone();
-    Supervisor { news, shared, shards, drain }.wait(|| {
-        serving.set_serving();
+    let launch = Launch {
+        recovered,
+        doorbells,
+        watchdog,
+        sockets: bindings,
+        cores,
+        shared: shared.clone(),
+        logons,
+        lookups,
+        log,
+        drain,
+    };
+    launch.start()?.wait(|| {
+        shared.set_serving();
         let admin_path = admin_socket.as_ref().map(AdminSocket::path);
-        say_what_it_does(&config, shards, spool.path(), in_queue, &addresses, admin_path, metrics_address);
+        say_what_it_does(&config, serving, spool.path(), in_queue, &addresses, admin_path, metrics_address);
         for line in loaded {
             stdout::say(format_args!("{line}"));
         }
-        if left_over > 0 {
-            stdout::say(format_args!(
-                "holding {left_over} messages of a run with more shards: start with --shards {shards_then} to deliver them"
-            ));
+        if let Some(left_over) = left_over {
+            let verb = if config.delivery.next_hops.is_empty() { "holding" } else { "draining" };
+            stdout::say(format_args!("{verb} {left_over}"));
         }
     })?;
     stdout::say(format_args!("drained"));
@@ -193,45 +168,10 @@ fn os_failure(error: &io::Error) -> Failure {
     Failure::new(ExitCode::OsError, error.to_string())
 }
 
-/// Recovers every shard directory of the spool, those beyond today's number of shards too. Returns
-/// the directories in the order of their shards, and what each holds.
-fn recover(spool: &SpoolDirectory, shards: usize, config: &Config) -> Result<Vec<(Directory, Found)>, Failure> {
-    for shard in 0..shards {
-        spool.make_shard(shard)?;
-    }
-    let directories = shard_directories(spool.path())?;
-    let lanes = |record: &Record<'_>| {
-        let mut lanes = Vec::new();
-        if let Some(envelope) = record.stored_envelope() {
-            shard::lanes_of(&config.delivery.routes, &envelope, &mut lanes);
-        }
-        lanes.into()
-    };
-    let recover_one = |mut directory: Directory| {
-        let found = recover::recover(&mut directory, lanes);
-        (directory, found)
-    };
-    let results: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = directories.into_iter().map(|directory| scope.spawn(|| recover_one(directory))).collect();
-        threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
-    });
-    let mut recovered = Vec::new();
-    for result in results {
-        let (directory, found) =
-            result.map_err(|_| Failure::new(ExitCode::Software, "recovery of the spool panicked, see above"))?;
-        let path = directory.path().display();
-        let found =
-            found.map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {path}: {error}")))?;
-        ::metrics::counter!(metrics::DAMAGE).increment(found.damage.len() as u64);
-        for damage in &found.damage {
-            match damage.kept_as() {
-                Some(name) => stderr::say(format_args!("{path}/{damage}; a copy is kept in {name}")),
-                None => stderr::say(format_args!("{path}/{damage}")),
-            }
-        }
-        recovered.push((directory, found));
-    }
-    Ok(recovered)
+/// Whether there is enough of what is limited for each process.
+fn check_limits(config: &Config, shards: Shards) -> Result<(), Failure> {
+    preflight::check_locked_memory(shards)?;
+    preflight::check_descriptors(config, shards)
 }
 
 fn install_recorder() -> Result<PrometheusHandle, Failure> {

@@ -534,9 +534,9 @@ fn every_reply() {
 fn a_record_of_the_log_allocates_nothing() {
     for format in [Format::Text, Format::Json] {
         let settings = Settings { format, level: Level::Info, file: Some("/dev/null".into()) };
-        let (_, senders) = Log::start(&settings, 1, metrics::Counter::noop()).expect("a log");
+        let sender = Log::start(&settings, metrics::Counter::noop()).expect("a log").sender();
         let write = |octets: &[u8]| {
-            let mut record = senders[0].record(Event::Refused, std::time::SystemTime::now()).expect("written");
+            let mut record = sender.record(Event::Refused, std::time::SystemTime::now()).expect("written");
             record.address(Field::Client, IpAddr::from([192, 0, 2, 1])).text(Field::Helo, octets);
             record.display(Field::Reply, &octets.escape_ascii()).number(Field::Nrcpt, 3);
         };

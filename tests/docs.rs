@@ -61,9 +61,10 @@ fn examples_are_what_is_written() {
     let path = std::env::temp_dir().join(format!("gatepost-docs-{}", std::process::id()));
     for (format, fence) in [(Format::Text, "```text\n"), (Format::Json, "```json\n")] {
         let settings = Settings { format, level: Level::Warn, file: Some(path.clone()) };
-        let (log, senders) = Log::start(&settings, 1, ::metrics::Counter::noop()).expect("a log");
+        let log = Log::start(&settings, ::metrics::Counter::noop()).expect("a log");
+        let sender = log.sender();
         let time = UNIX_EPOCH + Duration::from_micros(1_795_300_827_123_456);
-        let mut record = senders[0].record(Event::Refused, time).expect("written");
+        let mut record = sender.record(Event::Refused, time).expect("written");
         record.str(Field::Session, "0-42").str(Field::Client, "192.0.2.1").str(Field::Helo, "mail.example.net");
         record.str(Field::Reason, Reply::UnrecognizedCommand.row().reason.expect("a refusal"));
         record.str(Field::Reply, Reply::UnrecognizedCommand.text());

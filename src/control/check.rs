@@ -3,7 +3,7 @@
 //!
 //! Changes nothing, also beside a running gateway. What it finds holds for the user that it runs as.
 
-use super::preflight::{self, Failure};
+use super::preflight::{self, Failure, Shards};
 use super::resources::Resources;
 use super::{admin, next_hops, tls, users_file};
 use crate::config::Config;
@@ -38,7 +38,7 @@ impl Findings {
         for files in &config.certificates {
             findings.keep(tls::check(files));
         }
-        let shards = config.shards.unwrap_or_else(|| preflight::cores().len());
+        let shards = Shards::serving(config.shards.unwrap_or_else(|| preflight::cores().len()));
         findings.keep(preflight::check_io_uring());
         findings.keep(preflight::check_locked_memory(shards));
         findings.keep(preflight::check_descriptors(config, shards));

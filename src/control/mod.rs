@@ -14,9 +14,11 @@ pub mod logons;
 mod memory;
 pub mod next_hops;
 pub mod preflight;
+pub mod recovery;
 pub mod reload;
 mod resolver;
 pub mod resources;
+pub mod shards;
 pub mod supervisor;
 pub mod tls;
 pub mod users_file;
@@ -30,6 +32,7 @@ use crate::stdout;
 use metrics_exporter_prometheus::PrometheusHandle;
 use reload::{Reloader, Reloads};
 use resources::Resources;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -43,8 +46,8 @@ use tokio::time::{MissedTickBehavior, interval};
 pub struct Control {
     /// What all shards share.
     pub shared: Arc<Shared>,
-    /// The shards' doorbells.
-    pub doorbells: Vec<Doorbell>,
+    /// The shards' doorbells, by their numbers.
+    pub doorbells: BTreeMap<usize, Doorbell>,
     /// The watchdog's doorbell.
     pub watchdog: Doorbell,
     /// Begins the drain: a shard has failed.
@@ -101,7 +104,7 @@ impl Control {
                 interrupt,
                 fault: self.drain,
                 shared: &self.shared,
-                bells: self.doorbells.iter().chain([&self.watchdog]).collect(),
+                bells: self.doorbells.values().chain([&self.watchdog]).collect(),
             };
             drain.run().await;
             // The main thread ends the process when the shards have ended.

@@ -128,16 +128,49 @@ pub fn check_io_uring() -> Result<(), Failure> {
     })
 }
 
+/// The shards of a run, each with a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// Those that accept mail.
+    pub serving: usize,
+    /// Those that only deliver what a run with more shards has left.
+    pub draining: usize,
+}
+
+impl Shards {
+    /// As many as the configuration asks for.
+    pub fn serving(serving: usize) -> Self {
+        Shards { serving, draining: 0 }
+    }
+
+    /// All of them.
+    pub fn count(self) -> usize {
+        self.serving + self.draining
+    }
+}
+
+impl fmt::Display for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shards { serving, draining } = self;
+        match draining {
+            0 => write!(f, "{serving} shards"),
+            _ => write!(f, "{serving} shards and {draining} with mail of a run with more"),
+        }
+    }
+}
+
 /// Raises RLIMIT_MEMLOCK to what the shards' rings need.
-pub fn check_locked_memory(shards: usize) -> Result<(), Failure> {
+pub fn check_locked_memory(shards: Shards) -> Result<(), Failure> {
     // The kernel charges rings to this limit for all but root.
-    let rings = if geteuid().is_root() { 0 } else { MEMLOCK_PER_SHARD_OCTETS * shards as u64 };
+    let rings = if geteuid().is_root() { 0 } else { MEMLOCK_PER_SHARD_OCTETS * shards.count() as u64 };
     let needed = rings.max(MEMLOCK_MIN_OCTETS);
+    // With fewer shards, more would be left to drain.
+    let or = if shards.draining > 0 { "" } else { " or lower --shards" };
     raise(Resource::Memlock, needed).map_err(|limit| {
         Failure::new(
             ExitCode::OsError,
             format!(
-                "RLIMIT_MEMLOCK is {limit} octets, {shards} shards need {needed}: raise it (ulimit -l {}, LimitMEMLOCK= in systemd) or lower --shards",
+                "RLIMIT_MEMLOCK is {limit} octets, {shards} need {needed}: raise it (ulimit -l {}, LimitMEMLOCK= in systemd){or}",
                 needed / 1024
             ),
         )
@@ -145,19 +178,20 @@ pub fn check_locked_memory(shards: usize) -> Result<(), Failure> {
 }
 
 /// Raises RLIMIT_NOFILE to what the configured connections need, or to all there is.
-pub fn check_descriptors(config: &Config, shards: usize) -> Result<(), Failure> {
+pub fn check_descriptors(config: &Config, shards: Shards) -> Result<(), Failure> {
     let connections = u64::from(config.limits.connections_max);
+    let rings = shards.count() as u64;
     let next_hops = config.delivery.next_hops.len() as u64;
     // The window bounds those with a transaction; each shard may have as many idle ones.
-    let outgoing = next_hops * u64::from(NEXT_HOP_WINDOW_DEFAULT) * shards as u64;
+    let outgoing = next_hops * u64::from(NEXT_HOP_WINDOW_DEFAULT) * rings;
     let resolving = if config.dnsbl.is_empty() { 0 } else { 2 * DNSBL_QUESTIONS_MAX as u64 };
-    let needed = connections + outgoing + resolving + DESCRIPTORS_PER_SHARD * shards as u64 + DESCRIPTORS_BASE;
+    let needed = connections + outgoing + resolving + DESCRIPTORS_PER_SHARD * rings + DESCRIPTORS_BASE;
     let with_next_hops = if next_hops > 0 { format!(" with {next_hops} next hops") } else { String::new() };
     raise(Resource::Nofile, needed).map_err(|limit| {
         Failure::new(
             ExitCode::OsError,
             format!(
-                "RLIMIT_NOFILE is {limit}, --max-connections {connections} on {shards} shards{with_next_hops} needs {needed}: raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower --max-connections"
+                "RLIMIT_NOFILE is {limit}, --max-connections {connections} on {shards}{with_next_hops} needs {needed}: raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower --max-connections"
             ),
         )
     })

@@ -9,7 +9,7 @@
 //! The same task looks whether the users file or certificates have changed by themselves
 //! ([`super::watched`]), so that the two never load a file against each other.
 
-use super::preflight::{self, ExitCode, Failure};
+use super::preflight::{self, ExitCode, Failure, Shards};
 use super::tls::TlsLoader;
 use super::users_file;
 use super::watched::{Prepared, Watched};
@@ -18,6 +18,7 @@ use crate::limits::{FILES_LOOK_MS, RELOAD_TICK_MS, RELOAD_WAIT_MS, RELOADS_WAITI
 use crate::metrics::ReloadMetrics;
 use crate::shard::{Doorbell, Life, Shared, Stage};
 use crate::{log, stderr, stdout};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,7 +84,8 @@ pub struct Reloader {
     /// Those that were loaded last.
     newest: Settings,
     shared: Arc<Shared>,
-    doorbells: Vec<Doorbell>,
+    shards: Shards,
+    doorbells: BTreeMap<usize, Doorbell>,
     /// Keeps the keys of tickets.
     tls: TlsLoader,
     /// The files of the configuration in use.
@@ -109,13 +111,14 @@ impl Reloader {
         sources: Sources,
         started: Settings,
         shared: Arc<Shared>,
-        doorbells: Vec<Doorbell>,
+        shards: Shards,
+        doorbells: BTreeMap<usize, Doorbell>,
         tls: TlsLoader,
         watched: Vec<Watched>,
     ) -> Self {
         let metrics = ReloadMetrics::new();
         metrics.reloaded.set(unix_seconds());
-        Reloader { newest: started.clone(), sources, started, shared, doorbells, tls, watched, metrics }
+        Reloader { newest: started.clone(), sources, started, shared, shards, doorbells, tls, watched, metrics }
     }
 
     /// Loads what changes by itself, and all when SIGHUP or a request asks for it, as long as the process
@@ -206,7 +209,7 @@ impl Reloader {
         let loaded = config::load(&self.sources).map_err(|error| failed(&error))?;
         let running = self.shared.config();
         let (config, moved) = loaded.config.succeeding(&running).map_err(|error| failed(&error))?;
-        preflight::check_descriptors(&config, self.doorbells.len()).map_err(|error| failed(&error))?;
+        preflight::check_descriptors(&config, self.shards).map_err(|error| failed(&error))?;
         let files = read_files(&config, &self.tls, &self.shared).map_err(|error| failed(&error))?;
 
         // Nothing can fail from here on.
@@ -242,18 +245,17 @@ impl Reloader {
         // STARTTLS may ask for it.
         log::set_level(config.log.level);
         let edition = self.shared.set_config(Arc::new(config));
-        self.doorbells.iter().for_each(Doorbell::tell);
+        self.doorbells.values().for_each(Doorbell::tell);
         edition
     }
 }
 
 /// Waits until the shards go by this configuration; returns those that do not in time.
-async fn await_shards(doorbells: &[Doorbell], edition: u64) -> Vec<usize> {
+async fn await_shards(doorbells: &BTreeMap<usize, Doorbell>, edition: u64) -> Vec<usize> {
     let deadline = Instant::now() + Duration::from_millis(RELOAD_WAIT_MS);
     loop {
         let is_late = |bell: &Doorbell| bell.edition() < edition && bell.life() <= Life::Beating;
-        let shards = doorbells.iter().enumerate();
-        let late: Vec<usize> = shards.filter(|(_, bell)| is_late(bell)).map(|(number, _)| number).collect();
+        let late: Vec<usize> = doorbells.iter().filter(|(_, bell)| is_late(bell)).map(|(&number, _)| number).collect();
         if late.is_empty() || Instant::now() >= deadline {
             return late;
         }

@@ -12,6 +12,7 @@ use crate::limits::{ENDING_MAX_MS, ENDING_TICK_MS};
 use crate::log;
 use crate::shard::{self, Doorbell, Life, Shared, Stage, Start};
 use crate::stderr::say;
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub enum News {
 
 /// Starts a shard's thread, which tells `news` how it fares, and rings `watchdog` when it has ended.
 pub fn start_shard(start: Start, news: Sender<News>, watchdog: Doorbell) -> io::Result<()> {
-    let number = start.number;
+    let number = start.number();
     let (shared, doorbell) = (start.shared.clone(), start.doorbell.clone());
     let run = move || {
         // The receiver outlives the threads.
@@ -69,8 +70,8 @@ pub struct Supervisor {
     pub news: Receiver<News>,
     /// What all shards share.
     pub shared: Arc<Shared>,
-    /// How many shards there are.
-    pub shards: usize,
+    /// The numbers of the shards.
+    pub shards: BTreeSet<usize>,
     /// Makes the control thread begin to drain.
     pub drain: Arc<Notify>,
 }
@@ -80,11 +81,11 @@ impl Supervisor {
     /// those that are left have.
     pub fn wait(self, serving: impl FnOnce()) -> Result<(), Failure> {
         let mut serving = Some(serving);
-        let mut starting = self.shards;
-        let mut awaited = vec![true; self.shards];
+        let mut starting = self.shards.len();
+        let mut awaited = self.shards.clone();
         let mut fault: Option<String> = None;
         let mut ending_since = None;
-        while awaited.contains(&true) {
+        while !awaited.is_empty() {
             let lost = match self.next(fault.is_some()) {
                 Some(News::Serving) => {
                     starting -= 1;
@@ -96,11 +97,11 @@ impl Supervisor {
                     None
                 }
                 Some(News::Ended(number, result)) => {
-                    awaited[number] = false;
+                    awaited.remove(&number);
                     result.err().map(|cause| format!("shard {number} has ended: {cause}"))
                 }
                 Some(News::GivenUp(number, time)) => {
-                    awaited[number] = false;
+                    awaited.remove(&number);
                     Some(format!("shard {number} is given up: it has not answered for {time}"))
                 }
                 Some(News::Unwatched) => Some("the watchdog has ended: it panicked, see above".to_owned()),

@@ -40,12 +40,12 @@ pub(crate) use running::{notice, tell};
 pub use sender::{Record, Sender};
 pub use table::{Event, Field, Format, Level};
 
-use crate::limits::{LOG_FLUSHES_MAX, LOG_RING_OCTETS, LOG_SAID_MAX};
+use crate::limits::{LOG_FLUSHES_MAX, LOG_RING_OCTETS, LOG_SAID_MAX, LOG_SENDERS_MAX};
 use bell::Bell;
 use crossbeam_queue::ArrayQueue;
 use metrics::Counter;
 use output::Output;
-use rtrb::RingBuffer;
+use rtrb::{Consumer, RingBuffer};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -99,6 +99,8 @@ struct Shared {
     is_to_file: bool,
     bell: Arc<Bell>,
     losses: Losses,
+    /// Those of new senders, for the thread to take.
+    rings: ArrayQueue<Consumer<u8>>,
     said: ArrayQueue<Said>,
     /// Who waits until all is written.
     flushes: ArrayQueue<SyncSender<()>>,
@@ -167,21 +169,16 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
 }
 
 impl Log {
-    /// Starts it, with so many senders; `lost` counts the records that are lost.
-    pub fn start(settings: &Settings, senders: usize, lost: Counter) -> Result<(Log, Vec<Sender>), StartError> {
+    /// Starts it; `lost` counts the records that are lost.
+    pub fn start(settings: &Settings, lost: Counter) -> Result<Log, StartError> {
         let output = match &settings.file {
             Some(path) => Output::file(path).map_err(|error| StartError::File(path.clone(), error))?,
             None => Output::stdout().map_err(StartError::Os)?,
         };
-        Self::with_output(settings, output, senders, lost).map_err(StartError::Os)
+        Self::with_output(settings, output, lost).map_err(StartError::Os)
     }
 
-    fn with_output(
-        settings: &Settings,
-        output: Output,
-        senders: usize,
-        lost: Counter,
-    ) -> io::Result<(Log, Vec<Sender>)> {
+    fn with_output(settings: &Settings, output: Output, lost: Counter) -> io::Result<Log> {
         let (start, started) = mpsc::sync_channel::<Writer>(1);
         // The bell needs the thread, and the thread the bell.
         let run = move || started.recv().map(Writer::run).unwrap_or_default();
@@ -191,21 +188,27 @@ impl Log {
         let losses = Losses { total: lost, unreported: Arc::default() };
         let shared = Arc::new(Shared {
             format: settings.format,
-            threshold: threshold.clone(),
+            threshold,
             is_to_file: settings.file.is_some(),
-            bell: bell.clone(),
-            losses: losses.clone(),
+            bell,
+            losses,
+            rings: ArrayQueue::new(LOG_SENDERS_MAX),
             said: ArrayQueue::new(LOG_SAID_MAX),
             flushes: ArrayQueue::new(LOG_FLUSHES_MAX),
             must_reopen: AtomicBool::new(false),
         });
-        let rings = (0..senders).map(|_| RingBuffer::new(LOG_RING_OCTETS));
-        let (producers, consumers): (Vec<_>, Vec<_>) = rings.unzip();
-        let sender = |ring| Sender::new(settings.format, threshold.clone(), ring, bell.clone(), losses.clone());
-        let senders = producers.into_iter().map(sender).collect();
         // It waits for this, and for nothing else.
-        let _ = start.send(Writer::new(shared.clone(), consumers, output));
-        Ok((Log(shared), senders))
+        let _ = start.send(Writer::new(shared.clone(), output));
+        Ok(Log(shared))
+    }
+
+    /// One more sender. Beyond [`LOG_SENDERS_MAX`] at once, what it writes may be lost, and is counted.
+    pub fn sender(&self) -> Sender {
+        let (producer, consumer) = RingBuffer::new(LOG_RING_OCTETS);
+        let shared = &*self.0;
+        let _ = shared.rings.push(consumer);
+        shared.bell.ring();
+        Sender::new(shared.format, shared.threshold.clone(), producer, shared.bell.clone(), shared.losses.clone())
     }
 
     /// Writes what matters as much as this, and more, from now on.

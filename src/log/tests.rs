@@ -18,8 +18,9 @@ fn time() -> SystemTime {
 /// A log with one sender, and the counter of what is lost.
 fn start(output: Output, settings: &Settings) -> (Log, Sender, Arc<AtomicU64>) {
     let lost = Arc::new(AtomicU64::new(0));
-    let (log, mut senders) = Log::with_output(settings, output, 1, Counter::from_arc(lost.clone())).expect("a thread");
-    (log, senders.remove(0), lost)
+    let log = Log::with_output(settings, output, Counter::from_arc(lost.clone())).expect("a thread");
+    let sender = log.sender();
+    (log, sender, lost)
 }
 
 fn piped(settings: &Settings) -> (Log, Sender, Arc<AtomicU64>, BufReader<PipeReader>) {
@@ -274,11 +275,10 @@ fn senders_may_move_to_their_threads() {
     let threads = 4;
     let (reader, writer) = pipe().expect("a pipe");
     let output = Output::of(std::os::fd::OwnedFd::from(writer).into());
-    let (log, senders) = Log::with_output(&JSON, output, threads, Counter::noop()).expect("a thread");
-    let running: Vec<_> = senders
-        .into_iter()
-        .map(|sender| thread::spawn(move || (0..500).for_each(|number| write_one(&sender, number))))
-        .collect();
+    let log = Log::with_output(&JSON, output, Counter::noop()).expect("a thread");
+    let write_all = |sender: Sender| thread::spawn(move || (0..500).for_each(|number| write_one(&sender, number)));
+    // Those that come later find the log at work.
+    let running: Vec<_> = (0..threads).map(|_| write_all(log.sender())).collect();
     let read = thread::spawn(move || {
         let mut lines = String::new();
         let mut reader = BufReader::new(reader);

@@ -33,10 +33,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, rings: Vec<Consumer<u8>>, output: Output) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, output: Output) -> Self {
         Writer {
             shared,
-            rings,
+            rings: Vec::new(),
             output,
             batch: Batch::default(),
             line: Line::default(),
@@ -75,6 +75,7 @@ impl Writer {
         let shared = &self.shared;
         shared.said.is_empty()
             && shared.flushes.is_empty()
+            && shared.rings.is_empty()
             && !shared.must_reopen.load(Ordering::Relaxed)
             && (self.is_failing || shared.losses.unreported() == 0)
             && self.rings.iter().all(|ring| ring.is_empty())
@@ -106,6 +107,7 @@ impl Writer {
         // says something meanwhile has the next turn.
         let said = self.shared.said.len();
         let mut rings = std::mem::take(&mut self.rings);
+        rings.extend(std::iter::from_fn(|| shared.rings.pop()));
         for ring in &mut rings {
             // There are as many.
             if let Ok(chunk) = ring.read_chunk(ring.slots()) {

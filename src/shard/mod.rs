@@ -59,17 +59,15 @@ const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 /// Everything a shard is started with.
 #[derive(Debug)]
 pub struct Start {
-    /// Its number.
-    pub number: usize,
     /// The core it is pinned to.
     pub core: usize,
-    /// Its listening sockets, one for each of the configuration's bindings.
+    /// Its listening sockets, one for each of the configuration's bindings; none where it only delivers.
     pub listeners: Vec<TcpListener>,
-    /// Its directory in the spool.
+    /// Its directory in the spool, whose number is its own.
     pub directory: Directory,
     /// What recovery found there.
     pub found: Found,
-    /// How many shards there are.
+    /// How many shards there are, all of which deliver.
     pub shards: usize,
     /// A random number for its records.
     pub key: u64,
@@ -83,6 +81,13 @@ pub struct Start {
     pub lookups: Arc<Lookups>,
     /// Where its records go.
     pub log: log::Sender,
+}
+
+impl Start {
+    /// The shard's number.
+    pub fn number(&self) -> usize {
+        self.directory.number()
+    }
 }
 
 /// What a shard's tasks share.
@@ -115,7 +120,7 @@ struct Context {
 /// Runs a shard on this thread until the process has drained. `ready` is called once it serves.
 pub fn run(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let executor = LocalExecutorBuilder::new(Placement::Fixed(start.core))
-        .name(&format!("gatepost-{}", start.number))
+        .name(&format!("gatepost-{}", start.number()))
         // The default pins 10 MB per ring for direct I/O, which this program does not do.
         .io_memory(64 * 1024)
         .preempt_timer(PREEMPT_TIMER)
@@ -132,10 +137,10 @@ pub fn run(start: Start, ready: impl FnOnce()) -> io::Result<()> {
 }
 
 async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
+    let number = start.number();
     let net = Net::new(start.doorbell)?;
-    let metrics = Rc::new(ShardMetrics::new(start.number));
-    let number = u32::try_from(start.number).unwrap_or(u32::MAX);
-    let spool = Spool::new(number, start.found.resume, start.key);
+    let metrics = Rc::new(ShardMetrics::new(number));
+    let spool = Spool::new(u32::try_from(number).unwrap_or(u32::MAX), start.found.resume, start.key);
     let spares = start.found.spares.clone();
     let storage = Storage::new(net.clone(), start.directory, spool, spares, start.shared.clone(), metrics.clone());
     let addresses = start.listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
@@ -146,7 +151,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     let outbound = Outbound::new(&net, routes, next_hops, start.shards, start.found, start.key);
     let records = Records::new(start.log);
     let context = Rc::new(Context {
-        number: start.number,
+        number,
         hostname: config.hostname.as_str().into(),
         outbound,
         current: RefCell::new(Rc::new(current)),
@@ -157,7 +162,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
         storage: storage.clone(),
         observer: Rc::new(ShardObserver::new(metrics.clone(), records.clone())),
         records,
-        session_numbers: Cell::new(records::first_session_number(start.number)),
+        session_numbers: Cell::new(records::first_session_number(number)),
         metrics,
         scratch: RefCell::new(vec![0; READ_MAX_OCTETS].into()),
         date: RefCell::default(),

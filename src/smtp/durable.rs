@@ -27,9 +27,14 @@ impl QueueId {
         self.0
     }
 
-    /// When it was given out, in milliseconds since the Unix epoch.
+    /// When it was given out, in microseconds since the Unix epoch.
+    pub const fn unix_us(self) -> u64 {
+        self.0 >> QUEUE_ID_SHARD_BITS
+    }
+
+    /// The same in milliseconds.
     pub const fn unix_ms(self) -> u64 {
-        (self.0 >> QUEUE_ID_SHARD_BITS) / 1000
+        self.unix_us() / 1000
     }
 
     /// The id as it is written in replies, fields and file names.

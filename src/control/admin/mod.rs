@@ -27,6 +27,8 @@ use ipnet::IpNet;
 use place::FileId;
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, Socket, Type};
+#[cfg(feature = "fault-injection")]
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -237,9 +239,9 @@ pub struct Commands {
     pub shared: Arc<Shared>,
     /// Who loads the configuration again.
     pub reloads: Reloads,
-    /// The shards' doorbells.
+    /// The shards' doorbells, by their numbers.
     #[cfg(feature = "fault-injection")]
-    pub doorbells: Vec<Doorbell>,
+    pub doorbells: BTreeMap<usize, Doorbell>,
 }
 
 impl Commands {
@@ -262,8 +264,9 @@ impl Commands {
 
     #[cfg(feature = "fault-injection")]
     fn inject(&self, shard: usize, fault: Fault) -> Result<Answer, Failure> {
-        let Some(doorbell) = self.doorbells.get(shard) else {
-            let message = format!("there is no shard {shard}, the last one is {}", self.doorbells.len() - 1);
+        let Some(doorbell) = self.doorbells.get(&shard) else {
+            let last = self.doorbells.keys().next_back().copied().unwrap_or_default();
+            let message = format!("there is no shard {shard}, the last one is {last}");
             return Err(Failure::new(ExitCode::Usage, message));
         };
         if fault == Fault::Kill {
@@ -431,7 +434,7 @@ mod tests {
             shared: Arc::new(Shared::new(Arc::new(Config::of(&[])), [])),
             reloads: Reloads::new().0,
             #[cfg(feature = "fault-injection")]
-            doorbells: Vec::new(),
+            doorbells: BTreeMap::new(),
         }
     }
 

@@ -42,7 +42,7 @@ pub struct Watchdog {
     pub shared: Arc<Shared>,
     /// Wakes it when the stage of the process's life changes or a shard has ended.
     pub doorbell: Doorbell,
-    /// The shards, in the order of their numbers.
+    /// The shards.
     pub wards: Vec<Ward>,
     /// Where it reports shards that it gives up.
     pub news: Sender<News>,
@@ -51,15 +51,16 @@ pub struct Watchdog {
 /// A shard as the watchdog sees it.
 #[derive(Debug)]
 pub struct Ward {
+    number: usize,
     doorbell: Doorbell,
     listeners: Vec<TcpListener>,
     pulse: Option<Pulse>,
 }
 
 impl Ward {
-    /// The shard with this doorbell, and duplicates of its listening sockets.
-    pub fn new(doorbell: Doorbell, listeners: Vec<TcpListener>) -> Self {
-        Ward { doorbell, listeners, pulse: None }
+    /// The shard with this number and doorbell, and duplicates of its listening sockets.
+    pub fn new(number: usize, doorbell: Doorbell, listeners: Vec<TcpListener>) -> Self {
+        Ward { number, doorbell, listeners, pulse: None }
     }
 
     /// Whether its connections are the watchdog's to answer.
@@ -130,12 +131,13 @@ impl Watch {
             Stage::Ending => ENDING_MAX_MS,
         };
         let now_ms = self.now_ms;
-        for (number, ward) in self.watchdog.wards.iter_mut().enumerate() {
+        for ward in &mut self.watchdog.wards {
             if ward.doorbell.life() != Life::Beating {
                 continue;
             }
             let beats = ward.doorbell.beats();
             let pulse = ward.pulse.get_or_insert_with(|| Pulse::new(now_ms, beats));
+            let number = ward.number;
             match pulse.look(Look { now_ms, late_ms, beats, give_up_ms }) {
                 Finding::Nothing => {}
                 Finding::Ask => ward.doorbell.ask(),

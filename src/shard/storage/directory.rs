@@ -1,5 +1,6 @@
 //! The spool as files: its layout, its lock, and the reading half of the queue's `Disk`.
 
+use crate::limits::SHARDS_MAX;
 use crate::queue::disk::Disk;
 use crate::queue::record::FORMAT_VERSION;
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
@@ -106,7 +107,7 @@ impl SpoolDirectory {
 
     /// Makes the directory of a shard if need be.
     pub fn make_shard(&self, shard: usize) -> Result<(), SpoolError> {
-        make_directory(&self.path.join(format!("shard-{shard}")))
+        make_directory(&self.path.join(shard_name(shard)))
     }
 }
 
@@ -186,13 +187,23 @@ pub fn shard_directories(spool: &Path) -> Result<Vec<Directory>, SpoolError> {
     let mut shards: Vec<Directory> = Vec::new();
     for entry in fs::read_dir(spool).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("shard-")?.parse().ok());
-        if let Some(number) = number {
+        // Other names are not ours: they might have another's number.
+        if let Some(number) = path.file_name().and_then(|name| shard_number(name.to_str()?)) {
             shards.push(Directory { path, number });
         }
     }
     shards.sort_by_key(Directory::number);
     Ok(shards)
+}
+
+fn shard_name(shard: usize) -> String {
+    format!("shard-{shard}")
+}
+
+/// The number in the name of a shard's directory.
+fn shard_number(name: &str) -> Option<usize> {
+    let number = name.strip_prefix("shard-")?.parse().ok()?;
+    (number < SHARDS_MAX && shard_name(number) == name).then_some(number)
 }
 
 /// Makes a directory for this user alone, its entry on stable storage.
@@ -208,7 +219,7 @@ fn make_directory(path: &Path) -> Result<(), SpoolError> {
     sync_directory(parent).or_else(|error| if existed { Ok(()) } else { Err(failed(error)) })
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -268,6 +279,11 @@ impl Directory {
     /// The number of its shard.
     pub fn number(&self) -> usize {
         self.number
+    }
+
+    /// Its name in the spool.
+    pub fn name(&self) -> String {
+        shard_name(self.number)
     }
 
     /// The path of a file in it.
@@ -352,6 +368,16 @@ mod tests {
             assert!(matches!(SpoolDirectory::check(&file), Err(SpoolError::Io(..))), "{}", file.display());
         }
         fs::remove_dir_all(root).expect("tidying up");
+    }
+
+    #[test]
+    fn only_names_of_ours_have_a_number() {
+        for number in [0, 7, 10, SHARDS_MAX - 1] {
+            assert_eq!(shard_number(&shard_name(number)), Some(number));
+        }
+        for name in ["shard-", "shard-07", "shard-+7", "shard-7 ", "shard-1024", "shard--1", "shards-7", "7"] {
+            assert_eq!(shard_number(name), None, "{name}");
+        }
     }
 
     #[test]

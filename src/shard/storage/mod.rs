@@ -20,6 +20,7 @@
 
 mod directory;
 mod reader;
+mod retired;
 mod segment;
 mod spill;
 
