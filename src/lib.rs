@@ -14,7 +14,7 @@
 //! | [`config`] | options of flags, environment and file, validated once | `smtp`, `policy`, `users`, `delivery`, `log` (settings), `limits` |
 //! | [`metrics`] | the table of metrics, handles to them | `smtp`, `queue` (figures) |
 //! | [`shard`] | a core's sockets, sessions and files: the only room with glommio, a clock and `.await` | all of these |
-//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, reloads, watermarks, next hops' names, DNS block lists, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
+//! | [`control`] | preflight, what `check` finds, signals, the metrics endpoint, the admin socket, reloads, watermarks, next hops' names, DNS block lists, certificates and passwords, the users file, certificates of this server, files that change, threads for password hashes; recovery of the spool, the start of the shards; the watchdog, who waits for the shards | `shard`, `policy`, `users`, `config`, `metrics` |
 //! | [`log`] | records of what happens, in text or JSON: tables of events and fields, a sender for each shard, the thread that writes | `limits`, `stderr` |
 //! | [`stderr`], [`stdout`] | lines for operators | `log` |
 //! | [`cmd`] | the other subcommands | `queue`, `users`, `config`, the spool's directories, `control`'s exit codes, admin socket, users file and `check` |
@@ -66,6 +66,7 @@
 //! | what follows from an attempt | `shard::outbound::settle` |
 //! | where mail goes, when it is tried again | `config::next_hop` (options), `delivery` |
 //! | what is stored | `queue::record`, `queue::stored`, `queue::outcome`: raise the format version |
+//! | what a start makes of the spool's directories | `control::recovery` |
 //! | what follows when a shard stalls or dies | `control::watchdog`, `control::supervisor` |
 //! | a metric | [`metrics`], the table |
 //! | a record of the log, or a field | `log::table`; `docs/log.md` is written from it |

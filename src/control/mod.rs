@@ -1,6 +1,7 @@
 //! The control thread: signals, the metrics endpoint, the admin socket, next hops' names,
 //! DNS block lists, watermarks, the configuration when it is loaded again, files that change; the watchdog; the users
-//! file; who waits for the shards; what happens before any thread runs; and what `check` finds.
+//! file; who recovers the spool, starts the shards and waits for them; what happens before any thread runs; and what
+//! `check` finds.
 //!
 //! Runs tokio's single-threaded executor, so that nothing here ever takes a shard's time. Speaks
 //! to the shards through [`Shared`] and their doorbells. On failure: a broken scrape connection

@@ -159,7 +159,7 @@ metrics_table! {
     // The process.
     LOOP_LAG_SECONDS = "gatepost_shard_loop_lag_seconds", (histogram MACHINE), Seconds, ["shard"], "Time from one look at the sockets to the next, by shard, while it is at work: how late it may answer.";
     SHARD_STALLS = "gatepost_shard_stalls_total", (counter), Count, [], "Times a shard did not answer for a second, so that its new connections were refused.";
-    SHARDS = "gatepost_shards", (gauge), Count, [], "Shards of this process.";
+    SHARDS = "gatepost_shards", (gauge), Count, [], "Shards of this process, those included that only deliver what a run with more has left.";
     LOG_RECORDS_LOST = "gatepost_log_records_lost_total", (counter), Count, [], "Records of the log that could not be written, or found its buffer full.";
     CONFIG_RELOADS = "gatepost_config_reloads_total", (counter), Count, ["result"], "Reloads of the configuration, by result: applied, unchanged, failed (the old one stays).";
     CONFIG_RELOADED = "gatepost_config_reload_timestamp_seconds", (gauge), Seconds, [], "When the configuration was loaded, in seconds since the Unix epoch.";

@@ -20,6 +20,7 @@ mod listeners;
 mod log;
 mod mail;
 mod next_hop;
+mod orphans;
 mod preflight;
 mod proxy;
 mod queue;
