@@ -12,6 +12,7 @@ mod auth_limits;
 mod bindings;
 mod blocks;
 mod config;
+mod damage;
 mod delivery;
 mod dnsbl;
 mod harness;
