@@ -148,7 +148,7 @@ fn only_empty_directories_go() {
     for name in ["shard-1", "shard-2", "shard-3", "shard-1023", "shard-1024", "shard-07"] {
         fs::create_dir(spool.join(name)).expect("a new directory");
     }
-    for file in ["shard-2/quarantine-segment-0000000000000001", "shard-3/notes"] {
+    for file in ["shard-1/spare-0000000000000001", "shard-2/quarantine-0000000000000001-00000048", "shard-3/notes"] {
         fs::write(spool.join(file), "x").expect("a directory of ours");
     }
     for _ in 0..2 {
@@ -158,7 +158,9 @@ fn only_empty_directories_go() {
         assert_eq!(gateway.stop(), ["draining: transactions may go on for 30s", "drained"]);
         assert_eq!(shards(&spool), ["shard-0", "shard-07", "shard-1024", "shard-2", "shard-3"]);
     }
-    assert!(spool.join("shard-2/quarantine-segment-0000000000000001").exists() && spool.join("shard-3/notes").exists());
+    assert!(
+        spool.join("shard-2/quarantine-0000000000000001-00000048").exists() && spool.join("shard-3/notes").exists()
+    );
 }
 
 #[test]
