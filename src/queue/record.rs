@@ -25,8 +25,8 @@
 //!
 //! Behind the records stands an end mark, 8 octets: "GPen", and the CRC32C of key, generation and
 //! offset. Each batch of records begins where the mark of the last one stood and ends with a mark of
-//! its own, in one write: what is behind a mark was never part of the segment, and where none is,
-//! the last batch is not whole. At a multiple of 8 a mark is never torn.
+//! its own, in one write: what is behind it was never part of the segment, unless a record says that
+//! it is; and where none is, the last batch is not whole. At a multiple of 8 a mark is never torn.
 //!
 //! The void of a segment's header says that the records of an earlier segment, from this offset on,
 //! are none: their batch failed, and who waited for it was told so, but they may be there.
@@ -219,10 +219,12 @@ pub fn end_mark(key: u64, generation: u64, offset: u64) -> [u8; END_MARK_OCTETS]
     mark
 }
 
-/// Where the first end mark of this key and generation stands.
-pub fn find_end_mark(segment: &[u8], key: u64, generation: u64) -> Option<usize> {
-    memchr::memmem::find_iter(segment, &END_MAGIC)
-        .filter(|at| at.is_multiple_of(8) && *at >= HEADER_OCTETS)
+/// Where the first end mark of this key and generation stands, at or after `from`.
+pub fn find_end_mark(segment: &[u8], key: u64, generation: u64, from: usize) -> Option<usize> {
+    let from = from.max(HEADER_OCTETS);
+    memchr::memmem::find_iter(segment.get(from..)?, &END_MAGIC)
+        .map(|offset| from + offset)
+        .filter(|at| at.is_multiple_of(8))
         .find(|&at| segment[at..].starts_with(&end_mark(key, generation, at as u64)))
 }
 
@@ -493,12 +495,13 @@ mod tests {
         put(&mut segment, 204, end_mark(1, 2, 204));
         put(&mut segment, 304, end_mark(1, 3, 304));
         put(&mut segment, 404, end_mark(2, 2, 404));
-        assert_eq!(find_end_mark(&segment, 1, 2), None, "elsewhere, askew, of others");
+        assert_eq!(find_end_mark(&segment, 1, 2, 0), None, "elsewhere, askew, of others");
         put(&mut segment, 504, end_mark(1, 2, 504));
         put(&mut segment, 904, end_mark(1, 2, 904));
-        assert_eq!(find_end_mark(&segment, 1, 2), Some(504));
+        assert_eq!(find_end_mark(&segment, 1, 2, 0), Some(504));
+        assert_eq!(find_end_mark(&segment, 1, 2, 505), Some(904));
         segment[507] ^= 1;
-        assert_eq!(find_end_mark(&segment, 1, 2), Some(904));
-        assert_eq!(find_end_mark(&segment[..911], 1, 2), None, "cut off");
+        assert_eq!(find_end_mark(&segment, 1, 2, 0), Some(904));
+        assert_eq!(find_end_mark(&segment[..911], 1, 2, 0), None, "cut off");
     }
 }

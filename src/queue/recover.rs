@@ -7,6 +7,7 @@
 //! | the same, and outcomes that settle every recipient without failures | delivered, or withdrawn | its spill file is removed |
 //! | outcome record of a message that is there no more | its segment was removed as finished | nothing |
 //! | an end mark behind the last record | the end, whatever an earlier use of the file left behind it | cut off |
+//! | an end mark before the last record | a batch whose beginning is not on the disk: of the last one, nobody was told | the mark and what is no record behind it are damage |
 //! | a void said by a later header | a batch that failed, and everybody was told so | cut off |
 //! | no end mark | a batch that was cut off before anybody was told, or damage | copied to a quarantine file, reported, cut off |
 //! | octets before the end that are no record | damage: acknowledged messages may be hit | copied to a quarantine file, reported |
@@ -522,10 +523,7 @@ impl Scanned {
             return scanned;
         };
         let void = void.and_then(|void| usize::try_from(void).ok()).filter(|void| *void <= octets.len());
-        let mark = find_end_mark(octets, key, generation);
-        let end = void.into_iter().chain(mark).min();
-        scanned.has_mark = mark.is_some() && end == mark;
-        let searched = &octets[..end.unwrap_or(octets.len())];
+        let searched = &octets[..void.unwrap_or(octets.len())];
         let mut at = HEADER_OCTETS;
         while let Some(start) = find_record(searched, at) {
             let intact = RecordHeader::decode(&searched[start..])
@@ -542,6 +540,10 @@ impl Scanned {
             scanned.end = start + usize::try_from(header.octets()).unwrap_or(usize::MAX);
             at = scanned.end;
         }
+        // One that stands before a record was to be overwritten by it.
+        let mark = find_end_mark(octets, key, generation, scanned.end);
+        let end = void.into_iter().chain(mark).min();
+        scanned.has_mark = mark.is_some() && end == mark;
         match end {
             Some(end) => {
                 scanned.note_damage_before(end);

@@ -49,8 +49,9 @@ impl Files {
     pub fn used_before(&self) -> Self {
         let segments: Vec<_> = self.0.iter().filter(|((_, name), _)| name.starts_with("segment-")).collect();
         let mut files = self.clone();
-        for (place, (key, octets)) in segments.iter().enumerate() {
-            let earlier = segments[(place + 1) % segments.len()].1;
+        for (key, octets) in &segments {
+            let of_shard = segments.iter().filter(|(other, _)| other.0 == key.0);
+            let Some((_, earlier)) = of_shard.min_by_key(|(other, _)| other.1 == key.1) else { continue };
             // Records and marks stand at multiples of 8; the last octet of a mark may be a zero.
             let end = used(octets).next_multiple_of(8);
             let mut octets = octets[..octets.len().min(end)].to_vec();
@@ -95,7 +96,7 @@ pub enum Injury {
     Octets(Vec<(usize, u8)>),
     /// A sector is all zeros.
     Zeros(usize),
-    /// A page is as it was earlier in the file's life, or another file's.
+    /// A page is as it was earlier in the file's life, which may have been another segment's.
     OldPage(usize),
     /// The file ends here.
     Cut(usize),
@@ -135,7 +136,7 @@ pub fn wound(random: &mut Random, files: &Files, before: &Files) -> (Files, Woun
         8 => Injury::Cut(one),
         _ => Injury::Removed,
     };
-    let others: Vec<_> = keys.iter().filter(|key| key.1.starts_with("segment-")).collect();
+    let others: Vec<_> = keys.iter().filter(|key| key.0 == shard && key.1.starts_with("segment-")).collect();
     let other = others.get(random.below(others.len().max(1) as u64) as usize).map(|key| &files.0[**key]);
     let earlier = before.0.get(&(shard.clone(), name.clone())).or(other);
     let mut wounded = files.clone();

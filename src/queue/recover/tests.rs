@@ -233,7 +233,7 @@ fn without_an_end_mark_all_records_count() {
     let mut disk = Memory::default();
     let mut spool = Spool::new(0, Resume::default(), 1);
     let ids = write(&mut disk, &mut spool, &[Body::Inline(b"one"), Body::Inline(b"two")]);
-    let mark = find_end_mark(&disk.0[&segment_name(1)], 1, 1).expect("a mark");
+    let mark = find_end_mark(&disk.0[&segment_name(1)], 1, 1, 0).expect("a mark");
     for (at, octets) in [(mark, 8), (mark + 7, 1)] {
         let mut disk = disk.clone();
         disk.0.get_mut(&segment_name(1)).expect("a segment")[mark + 7] ^= 1;
@@ -250,6 +250,30 @@ fn without_an_end_mark_all_records_count() {
         assert_eq!(found.messages, 2);
         assert_eq!(recovered(&mut disk).expect("again").damage, []);
     }
+}
+
+#[test]
+fn a_mark_of_before_hides_no_record() {
+    let mut disk = Memory::default();
+    let mut spool = Spool::new(0, Resume::default(), 1);
+    let mut ids = write(&mut disk, &mut spool, &[Body::Inline(b"one")]);
+    let name = segment_name(1);
+    let before = disk.0[&name].clone();
+    let mark = find_end_mark(&before, 1, 1, 0).expect("a mark");
+    for body in [&[b'x'; 2000][..], b"three"] {
+        ids.extend(write(&mut disk, &mut spool, &[Body::Inline(body)]));
+    }
+    // The disk did not write the place where the first batch had ended.
+    let segment = disk.0.get_mut(&name).expect("a segment");
+    segment[..1 << 10].copy_from_slice(&before[..1 << 10]);
+    let last = segment.windows(5).rposition(|octets| octets == b"three").expect("the last message");
+    let found = recovered(&mut disk).expect("memory does not fail");
+    let [Damage::Records { generation: 1, offset, octets }] = found.damage[..] else { panic!("{:?}", found.damage) };
+    assert_eq!(offset, mark as u64);
+    assert!(octets > 2000 && offset + octets < last as u64, "{octets} octets of the second batch");
+    assert_eq!(disk.0[&quarantine_name(1, offset)].len() as u64, octets);
+    assert_eq!(listed(&disk), [ids[0], ids[2]]);
+    assert_eq!(recovered(&mut disk).expect("again").live, found.live);
 }
 
 #[test]
@@ -313,7 +337,7 @@ fn what_was_written_again_counts_once() {
     assert_eq!(found.segments[1].settles, BTreeSet::from([1]), "else the old records would come back");
     assert_eq!(listed(&disk), ids);
     // Cut off anywhere while it was written again, nothing is lost.
-    let end = find_end_mark(&disk.0[&segment_name(2)], 2, 2).expect("a mark");
+    let end = find_end_mark(&disk.0[&segment_name(2)], 2, 2, 0).expect("a mark");
     for cut in HEADER_OCTETS..end {
         let mut torn = disk.clone();
         torn.0.get_mut(&segment_name(2)).expect("a segment")[cut..].fill(0);
