@@ -11,6 +11,7 @@
 
 use super::preflight::{ExitCode, Failure, Shards};
 use crate::config::Config;
+use crate::metrics::DAMAGE;
 use crate::queue::record::Record;
 use crate::queue::recover::{self, Found};
 use crate::shard;
@@ -88,6 +89,7 @@ fn recover_all(directories: Vec<Directory>, config: &Config) -> Result<Vec<(Dire
         let path = directory.path().display();
         let found =
             found.map_err(|error| Failure::new(ExitCode::IoError, format!("cannot recover {path}: {error}")))?;
+        metrics::counter!(DAMAGE).increment(found.damage.len() as u64);
         for damage in &found.damage {
             match damage.kept_as() {
                 Some(name) => stderr::say(format_args!("{path}/{damage}; a copy is kept in {name}")),
