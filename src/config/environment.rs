@@ -25,12 +25,18 @@ fn is_of_a_service(name: &str) -> bool {
     name == "PORT" || name.starts_with("PORT_") || name.starts_with("SERVICE_")
 }
 
+/// Whether a variable orders a fault, in a build that takes such orders.
+fn is_a_fault(name: &str) -> bool {
+    cfg!(feature = "fault-injection") && name.starts_with("FAULT_")
+}
+
 /// Reads the variables; others than ours are passed over.
 pub fn read(variables: &[(OsString, OsString)], problems: &mut Problems) -> Environment {
     let mut environment = Environment::default();
     for (name, value) in variables {
         let name = name.to_string_lossy();
-        let Some(option) = name.strip_prefix(PREFIX).filter(|option| !is_of_a_service(option)) else { continue };
+        let is_ours = |name: &&str| !is_of_a_service(name) && !is_a_fault(name);
+        let Some(option) = name.strip_prefix(PREFIX).filter(is_ours) else { continue };
         let spec = table::options().iter().find(|spec| spec.variable == name);
         if spec.is_none() && name != table::variable(CONFIG) {
             let option = option.to_ascii_lowercase().replace('_', "-");

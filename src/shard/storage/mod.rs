@@ -19,6 +19,8 @@
 //! removed in `segment`.
 
 mod directory;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod reader;
 mod retired;
 mod segment;
@@ -448,7 +450,28 @@ async fn write_all(file: &BufferedFile, octets: Vec<u8>, offset: u64) -> io::Res
     }
 }
 
+/// The flags of open(2) for a file whose writes complete on stable storage.
+fn write_through() -> i32 {
+    #[cfg(feature = "fault-injection")]
+    if fault::leaves_out(fault::SEGMENTS) {
+        return 0;
+    }
+    libc::O_DSYNC
+}
+
+async fn sync_file(file: &BufferedFile) -> io::Result<()> {
+    #[cfg(feature = "fault-injection")]
+    if fault::leaves_out(fault::SPILLS) {
+        return Ok(());
+    }
+    file.fdatasync().await.map_err(into_io)
+}
+
 async fn sync_directory(path: &Path) -> io::Result<()> {
+    #[cfg(feature = "fault-injection")]
+    if fault::leaves_out(fault::DIRECTORIES) {
+        return Ok(());
+    }
     let directory = RingDirectory::open(path).await.map_err(into_io)?;
     directory.sync().await.map_err(into_io)?;
     directory.close().await.map_err(into_io)

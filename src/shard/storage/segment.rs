@@ -8,7 +8,7 @@
 //! can remove or empty one that is in use. (A batch waits for it once in 64 MB; a segment made in
 //! advance would need just that care.)
 
-use super::{Storage, create, into_io, sync_directory, write_all};
+use super::{Storage, create, into_io, sync_directory, write_all, write_through};
 use crate::limits::{SEGMENT_MAX_OCTETS, SEGMENT_MIN_OCTETS, SPARE_SEGMENTS_MAX};
 use crate::queue::disk::{segment_name, spare_name};
 use crate::queue::recover::Spare;
@@ -31,12 +31,12 @@ impl Storage {
         let path = self.0.directory.file(&spare_name(spare.map_or(generation, |spare| spare.generation)));
         let file = match spare {
             Some(_) => OpenOptions::new()
-                .custom_flags(libc::O_DSYNC)
+                .custom_flags(write_through())
                 .write(true)
                 .buffered_open(&path)
                 .await
                 .map_err(into_io)?,
-            None => create(&path, libc::O_DSYNC).await?,
+            None => create(&path, write_through()).await?,
         };
         match self.lay_out(&file, &path, spare, generation).await {
             Ok(capacity) => Ok(Segment { generation, capacity, file }),

@@ -1,6 +1,6 @@
 //! A message too large for the log, in a file of its own, written as its octets arrive.
 
-use super::{Directory, create, into_io, sync_directory, write_all};
+use super::{Directory, create, sync_directory, sync_file, write_all};
 use crate::queue::disk::spill_name;
 use crate::queue::record::Body;
 use crate::shard::net::Net;
@@ -42,7 +42,7 @@ impl Spill {
     pub async fn sync(&self) -> io::Result<Body<'static>> {
         let _operation = self.net.ring_operation();
         if let Some(file) = &self.file {
-            file.fdatasync().await.map_err(into_io)?;
+            sync_file(file).await?;
             sync_directory(&self.directory).await?;
         }
         Ok(Body::Spilled { octets: self.octets, crc: self.crc })

@@ -1,0 +1,138 @@
+//! A gateway at work on a disk whose writes are logged: some of its lives, each under load.
+
+use crate::device::Device;
+use crate::evidence::{Evidence, Id, Sampler, Sources};
+use crate::harness::{Gateway, Setup, until};
+use crate::load::{Random, Sender};
+use crate::sink::Sink;
+use crate::write_log::WriteLog;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The gateway starts so often, on what its former life left.
+const LIVES: usize = 2;
+/// Those of a life are of small, of middling and of spilling messages.
+const SENDERS: usize = 3;
+/// The least and the most that a life stores, in octets: what is not delivered has to have room.
+const STORED: Range<u64> = 1 << 20..5 << 20;
+/// The same with a next hop: enough for segments to be used again.
+const HANDED_ON: Range<u64> = 4 << 20..24 << 20;
+/// In looks for the life's end, 10 ms each: when a filesystem that nobody syncs is written back.
+const WRITTEN_BACK_LOOKS: u64 = 20;
+
+/// How next hops go wrong.
+const FAULTS: [&str; 4] =
+    ["end=slow:5ms,p=0.5", "end=slow:60ms,p=0.2", "rcpt=451 4.2.1 not now,p=0.3", "end=close,p=0.05"];
+
+/// What a recording is to be of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    pub gatepost: &'a Path,
+    pub load: &'a Path,
+    pub has_next_hop: bool,
+    /// The syncs that the gateway leaves out.
+    pub without_sync: Option<&'a str>,
+}
+
+/// What is known when it is over.
+#[derive(Debug)]
+pub struct Recording {
+    /// The disk before the log.
+    pub disk: Vec<u8>,
+    pub log: WriteLog,
+    pub evidence: Evidence,
+    /// The octets of the log that were written while the filesystem was mounted and the gateway started.
+    pub starts: Vec<Range<u64>>,
+}
+
+impl Recording {
+    /// Records on a disk that owes these messages. The files go to an empty directory.
+    pub fn make(plan: Plan<'_>, directory: &Path, disk: Vec<u8>, owed: BTreeSet<Id>, random: &mut Random) -> Self {
+        fs::create_dir(directory).expect("ours");
+        let device = Device::start(directory, &disk);
+        let sources = Sources {
+            lists: (0..LIVES * SENDERS).map(|number| directory.join(format!("acked-{number}"))).collect(),
+            log: device.log().to_owned(),
+            record: directory.join("taken"),
+        };
+        let sampler = Sampler::start(sources.clone());
+        let sink = plan.has_next_hop.then(|| Sink::start(plan.load, &sources.record, random.choose(&FAULTS)));
+        let log_octets = || fs::metadata(&sources.log).expect("ours").len();
+        let mut starts = Vec::new();
+        let mut began = log_octets();
+        let mount = device.mount(&directory.join("mount"));
+        for lists in sources.lists.chunks(SENDERS) {
+            let gateway = start(plan, &mount.path().join("spool"), sink.as_ref(), random);
+            starts.push(began..log_octets());
+            live(plan, gateway, mount.path(), lists, random);
+            began = log_octets();
+        }
+        mount.unmount();
+        device.stop();
+        drop(sink);
+        let evidence = sampler.stop(owed);
+        Recording { disk, log: WriteLog::read(&sources.log), evidence, starts }
+    }
+}
+
+fn start(plan: Plan<'_>, spool: &Path, sink: Option<&Sink>, random: &mut Random) -> Gateway {
+    let shards = format!("--shards={}", 1 + random.below(3));
+    let mut options = vec![
+        shards.as_str(),
+        "--message-rate=0",
+        "--max-connections-per-source=0",
+        "--connection-timeout=0",
+        "--drain-timeout=0",
+        "--retry-min=100ms",
+        "--retry-max=500ms",
+    ];
+    let next_hop = sink.map(|sink| format!("--next-hop={}", sink.address));
+    options.extend(next_hop.as_deref());
+    let setup = Setup::new(spool, &options).program(plan.gatepost);
+    match plan.without_sync {
+        Some(syncs) => setup.variable("GATEPOST_FAULT_NO_SYNC", syncs).start(),
+        None => setup.start(),
+    }
+}
+
+/// A life under load, which ends by a kill or in order.
+fn live(plan: Plan<'_>, mut gateway: Gateway, filesystem: &Path, lists: &[PathBuf], random: &mut Random) {
+    // About the limit between log and spill file, and above.
+    let sizes = [random.choose(&[600, 4_000, 30_000]), 100_000, random.choose(&[262_000, 300_000, 900_000])];
+    let plans: [&[&str]; SENDERS] = [
+        &["--sessions=4", "--persistent", "--pipelining"],
+        &["--sessions=2", "--dots"],
+        &["--sessions=2", "--persistent"],
+    ];
+    let mut senders: Vec<Sender> = plans
+        .into_iter()
+        .zip(sizes)
+        .zip(lists)
+        .map(|((plan_of_sender, octets), list)| {
+            let size = format!("--size={octets}B");
+            let options = [&["--to=rcpt@test.example", &size], plan_of_sender].concat();
+            Sender::start(plan.load, &gateway, list.clone(), &options)
+        })
+        .collect();
+    let range = if plan.has_next_hop { HANDED_ON } else { STORED };
+    let volume = range.start + random.below(range.end - range.start);
+    let mut looks = 0;
+    until("enough is acknowledged", || {
+        looks += 1;
+        if plan.without_sync.is_some() && looks % WRITTEN_BACK_LOOKS == 0 {
+            // As a kernel does now and then.
+            File::open(filesystem).and_then(|directory| Ok(rustix::fs::syncfs(directory)?)).expect("a filesystem");
+        }
+        let acknowledged = |list: &PathBuf| fs::read(list).map_or(0, |list| memchr::memchr_iter(b'\n', &list).count());
+        let stored: u64 = lists.iter().zip(sizes).map(|(list, octets)| acknowledged(list) as u64 * octets).sum();
+        stored >= volume && senders.iter_mut().all(Sender::has_acknowledgements)
+    });
+    gateway.signal(random.choose(&[Signal::KILL, Signal::KILL, Signal::TERM]));
+    let (code, _) = gateway.wait();
+    assert!(matches!(code, None | Some(0)), "it ends with {code:?}");
+    let acknowledged: Vec<u64> = senders.into_iter().map(Sender::wait).collect();
+    println!("recorded: {acknowledged:?} messages of {sizes:?} octets acknowledged");
+}
