@@ -84,6 +84,11 @@ impl Sender {
         fs::metadata(&self.acked).is_ok_and(|metadata| metadata.len() > 0)
     }
 
+    /// Whether it has given up.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_some()
+    }
+
     /// Stops it where it is (SIGSTOP), or lets it go on.
     pub fn pause(&self, pause: bool) {
         let signal = if pause { Signal::STOP } else { Signal::CONT };

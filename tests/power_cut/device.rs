@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Small, so that segments are, and are used again soon.
-pub const DISK_OCTETS: u64 = 64 << 20;
+pub const DISK_OCTETS: u64 = 32 << 20;
 /// A block of the filesystem.
 pub const BLOCK_OCTETS: u64 = 4096;
 /// Where the filesystem's journal lies.
-pub const JOURNAL: Range<u64> = 32 << 20..36 << 20;
+pub const JOURNAL: Range<u64> = 16 << 20..20 << 20;
 /// Octets that are looked at together to find out whether a file can have a hole there.
 const HOLE_OCTETS: usize = 64 * 1024;
 
@@ -107,6 +107,7 @@ impl Drop for Mount {
 pub struct Device {
     daemon: Child,
     export: PathBuf,
+    image: PathBuf,
     log: PathBuf,
 }
 
@@ -133,7 +134,7 @@ impl Device {
         // SAFETY: one system call between fork and exec.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
         let daemon = command.stdin(Stdio::null()).spawn().expect("qemu-storage-daemon");
-        let mut device = Device { daemon, export, log };
+        let mut device = Device { daemon, export, image, log };
         until("the disk is there", || {
             assert_eq!(device.daemon.try_wait().expect("a child of ours"), None, "qemu-storage-daemon has ended");
             ready.exists()
@@ -150,10 +151,11 @@ impl Device {
         &self.log
     }
 
-    /// Takes the disk away, in order; what the log says then is complete.
-    pub fn stop(mut self) {
+    /// Takes the disk away, in order: its log is complete then. Returns what it holds.
+    pub fn stop(mut self) -> Vec<u8> {
         kill_process(Pid::from_child(&self.daemon), Signal::TERM).expect("it runs");
         until("qemu-storage-daemon ends", || self.daemon.try_wait().expect("a child of ours").is_some());
+        fs::read(&self.image).expect("ours")
     }
 }
 

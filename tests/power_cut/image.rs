@@ -31,7 +31,7 @@ impl Fates {
 /// Makes the images of a log, in the order of their cuts.
 pub struct Images<'a> {
     log: &'a WriteLog,
-    /// The disk with all entries before `next`, the last of which was a flush.
+    /// The disk with all entries before `next`, which end with a flush.
     durable: Vec<u8>,
     next: usize,
 }
@@ -45,15 +45,9 @@ impl<'a> Images<'a> {
     /// The disk after a cut behind the first `entries` of the log.
     pub fn cut(&mut self, entries: usize, random: &mut Random) -> (Vec<u8>, Fates) {
         assert!(entries >= self.next, "cuts come in their order");
-        let is_flush = |&place: &usize| self.log.entries[place].operation == Operation::Flush;
-        if let Some(flush) = (self.next..entries).rev().find(is_flush) {
-            for entry in &self.log.entries[self.next..flush] {
-                if let Operation::Write { offset, content, .. } = &entry.operation {
-                    write(&mut self.durable, *offset, &self.log.content(content));
-                }
-            }
-            self.next = flush + 1;
-        }
+        let flushed = self.log.flush_before(entries).max(self.next);
+        write_all(&mut self.durable, self.log, self.next..flushed);
+        self.next = flushed;
         let (mut disk, mut fates) = (self.durable.clone(), Fates::default());
         for entry in &self.log.entries[self.next..entries] {
             let Operation::Write { offset, content, through } = &entry.operation else { continue };
@@ -79,9 +73,23 @@ impl<'a> Images<'a> {
     }
 }
 
+/// The disk after all of its log.
+pub fn whole(log: &WriteLog, mut disk: Vec<u8>) -> Vec<u8> {
+    write_all(&mut disk, log, 0..log.entries.len());
+    disk
+}
+
 fn can_be_torn(range: &Range<u64>) -> bool {
     let is_apart = |other: &Range<u64>| range.end <= other.start || other.end <= range.start;
     is_apart(&(0..BLOCK_OCTETS)) && is_apart(&JOURNAL)
+}
+
+fn write_all(disk: &mut [u8], log: &WriteLog, entries: Range<usize>) {
+    for entry in &log.entries[entries] {
+        if let Operation::Write { offset, content, .. } = &entry.operation {
+            write(disk, *offset, &log.content(content));
+        }
+    }
 }
 
 fn write(disk: &mut [u8], offset: u64, octets: &[u8]) {

@@ -46,7 +46,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use write_log::Operation;
 
 /// Images of one recording.
 const IMAGES_PER_RECORDING: usize = 25;
@@ -54,6 +53,8 @@ const IMAGES_PER_RECORDING: usize = 25;
 const RECORDINGS_PER_SPOOL: usize = 4;
 /// Images that are made where a sync is left out.
 const IMAGES_OF_CONTROL: usize = 8;
+/// Recordings without a sync, until one shows losses.
+const CONTROLS_MAX: usize = 3;
 /// Syncs without which messages must be lost; the names are those of `GATEPOST_FAULT_NO_SYNC`.
 const NEEDED_SYNCS: [&str; 2] = ["segments", "spills"];
 
@@ -98,8 +99,12 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
     let mut random = Random::new(seed);
     let load = gatepost_load();
     for syncs in NEEDED_SYNCS {
-        let findings = without(syncs, &load, &mut random);
-        assert!(findings.lost > 0, "seed {seed}: nobody misses the sync of {syncs}");
+        // Somebody else may have synced all filesystems of the machine, once.
+        let is_missed = (0..CONTROLS_MAX).any(|_| {
+            let findings = without(syncs, &load, &mut random);
+            findings.lost + findings.altered > 0
+        });
+        assert!(is_missed, "seed {seed}: nobody misses the sync of {syncs}");
     }
     let began = Instant::now();
     let mut findings = Findings::default();
@@ -152,7 +157,9 @@ fn each_cut(
     random: &mut Random,
     findings: &mut Findings,
 ) -> (Vec<u8>, BTreeSet<Id>) {
-    let mut cuts: Vec<usize> = (0..count).map(|_| a_cut(recording, random)).collect();
+    let mut cuts: Vec<usize> = (1..count).map(|_| a_cut(recording, random)).collect();
+    // When all is acknowledged, and nobody has unmounted anything.
+    cuts.extend(recording.ends.last().map(|&end| recording.log.entries_in(end)));
     cuts.sort_unstable();
     let mut images = Images::new(&recording.log, recording.disk.clone());
     let mut chosen = None;
@@ -166,7 +173,13 @@ fn each_cut(
         findings.owed += owed.len() as u64;
         let image = Image { disk, owed, name: format!("image-{}-{}", std::process::id(), findings.images) };
         let (report, took, complaints) = image.recover(plan, scratch, random);
-        println!("cut {cut} of {}: {report:?}, {fates:?}, {took:.3?} {complaints}", recording.log.entries.len());
+        println!(
+            "cut {cut} of {}: {} owed, {} lost, {} altered; {fates:?}; {took:.3?} {complaints}",
+            recording.log.entries.len(),
+            report.expected,
+            report.lost,
+            report.altered
+        );
         findings.lost += report.lost;
         findings.altered += report.altered;
         findings.complaints += usize::from(!complaints.is_empty());
@@ -184,23 +197,24 @@ fn each_cut(
         .expect("it is one of them")
 }
 
-/// Somewhere in the log; often while a gateway starts, and often just before a flush, when most is
-/// at stake.
+/// Somewhere in the log, often while a gateway starts; and often there where the most writes of some
+/// places wait for a flush.
 fn a_cut(recording: &Recording, random: &mut Random) -> usize {
-    let entries = &recording.log.entries;
+    let log = &recording.log;
     let range = match random.below(3) {
         0 => {
             let start = &recording.starts[random.below(recording.starts.len() as u64) as usize];
-            recording.log.entries_in(start.start)..recording.log.entries_in(start.end)
+            log.entries_in(start.start)..log.entries_in(start.end)
         }
-        _ => 0..entries.len(),
+        _ => 0..log.entries.len(),
     };
-    let cut = range.start + random.below((range.end - range.start) as u64 + 1) as usize;
+    let mut somewhere = || range.start + random.below((range.end - range.start) as u64 + 1) as usize;
+    let cut = somewhere();
+    let cuts = [cut, somewhere(), somewhere(), somewhere()].map(|cut| log.flush_behind(cut));
     if random.below(2) == 0 {
         return cut;
     }
-    let is_flush = |entry: &write_log::Entry| entry.operation == Operation::Flush;
-    entries[cut..].iter().position(is_flush).map_or(entries.len(), |flush| cut + flush)
+    cuts.into_iter().max_by_key(|&cut| cut - log.flush_before(cut)).unwrap_or(cut)
 }
 
 /// A disk after a power cut, and what it owes.

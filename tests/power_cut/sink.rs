@@ -13,11 +13,12 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Starts one that writes to `record` what it has taken, and goes wrong as a rule says.
-    pub fn start(program: &Path, record: &Path, fault: &str) -> Self {
+    /// Starts one that writes to `record` what it has taken, and goes wrong as these rules say.
+    pub fn start(program: &Path, record: &Path, faults: &[&str]) -> Self {
         let mut process = Command::new(program)
-            .args(["sink", "--listen=127.0.0.1:0", "--threads=1", "--fault", fault, "--record"])
+            .args(["sink", "--listen=127.0.0.1:0", "--threads=1", "--record"])
             .arg(record)
+            .args(faults.iter().flat_map(|fault| ["--fault", fault]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -35,6 +35,12 @@ pub struct Entry {
     pub end: u64,
 }
 
+impl Entry {
+    fn is_flush(&self) -> bool {
+        self.operation == Operation::Flush
+    }
+}
+
 /// A log that is complete.
 #[derive(Debug)]
 pub struct WriteLog {
@@ -75,6 +81,17 @@ impl WriteLog {
     /// How long the log is with so many entries.
     pub fn octets_of(&self, entries: usize) -> u64 {
         entries.checked_sub(1).map_or(SECTOR_OCTETS, |last| self.entries[last].end)
+    }
+
+    /// The entries up to the last flush among the first `entries`, it included.
+    pub fn flush_before(&self, entries: usize) -> usize {
+        self.entries[..entries].iter().rposition(Entry::is_flush).map_or(0, |flush| flush + 1)
+    }
+
+    /// The entries before the next flush that is not among the first `entries`.
+    pub fn flush_behind(&self, entries: usize) -> usize {
+        let behind = &self.entries[entries..];
+        entries + behind.iter().position(Entry::is_flush).unwrap_or(behind.len())
     }
 
     /// The octets of a write.
