@@ -67,39 +67,44 @@ pub fn write_image(path: &Path, disk: &[u8]) {
 
 /// A filesystem that is mounted; no more so when dropped.
 #[derive(Debug)]
-pub struct Mount(PathBuf);
+pub struct Mount {
+    directory: PathBuf,
+    is_mounted: bool,
+}
 
 impl Mount {
     /// Mounts the filesystem that is in a file.
     pub fn new(file: &Path, directory: &Path) -> Self {
         fs::create_dir_all(directory).expect("ours");
         run(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(file).arg(directory));
-        Mount(directory.to_owned())
+        Mount { directory: directory.to_owned(), is_mounted: true }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.directory
     }
 
     /// Unmounts it, once those are gone that were killed and use it.
-    pub fn unmount(self) {
-        until("the filesystem can be unmounted", || self.try_unmount(&[]));
-        std::mem::forget(self);
-    }
-
-    fn try_unmount(&self, options: &[&str]) -> bool {
-        let mut umount = Command::new("umount");
-        umount.args(options).arg(&self.0).stdin(Stdio::null()).stderr(Stdio::null());
-        umount.status().is_ok_and(|status| status.success())
+    pub fn unmount(mut self) {
+        until("the filesystem can be unmounted", || {
+            self.is_mounted = !unmount(&self.directory, &[]);
+            !self.is_mounted
+        });
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if !self.try_unmount(&[]) {
-            self.try_unmount(&["-l"]);
+        if self.is_mounted && !unmount(&self.directory, &[]) {
+            unmount(&self.directory, &["-l"]);
         }
     }
+}
+
+fn unmount(path: &Path, options: &[&str]) -> bool {
+    let mut umount = Command::new("umount");
+    umount.args(options).arg(path).stdin(Stdio::null()).stderr(Stdio::null());
+    umount.status().is_ok_and(|status| status.success())
 }
 
 /// A disk whose writes are logged; gone when dropped.
@@ -164,7 +169,6 @@ impl Drop for Device {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         // Where it ended in order there is nothing any more.
-        let mut umount = Command::new("umount");
-        let _ = umount.arg("-l").arg(&self.export).stdin(Stdio::null()).stderr(Stdio::null()).status();
+        unmount(&self.export, &["-l"]);
     }
 }

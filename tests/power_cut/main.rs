@@ -243,7 +243,7 @@ impl Image {
         let (code, _) = gateway.wait();
         assert_eq!(code, Some(0), "after SIGTERM");
         let complaints = gateway.complaints();
-        let (report, _) = audit(plan.load, &spool, &[list.clone()]);
+        let (report, _) = audit(plan.load, &spool, std::slice::from_ref(&list));
         mount.unmount();
         for file in [file, list] {
             fs::remove_file(file).expect("ours");
