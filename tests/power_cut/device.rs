@@ -30,7 +30,8 @@ pub fn have_own_mounts() {
     run(Command::new("mount").args(["--make-rprivate", "/"]));
 }
 
-fn run(command: &mut Command) -> String {
+/// Runs a command, which must go well; what it prints.
+pub fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")

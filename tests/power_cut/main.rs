@@ -35,7 +35,7 @@ mod recording;
 mod sink;
 mod write_log;
 
-use device::{Mount, format, have_own_mounts, write_image};
+use device::{Mount, format, have_own_mounts, run, write_image};
 use evidence::Id;
 use harness::{GATEPOST, Scratch, Setup};
 use image::{Fates, Images};
@@ -45,6 +45,7 @@ use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Images of one recording.
@@ -128,7 +129,8 @@ fn power_cuts(load: &Path, images: usize, random: &mut Random, findings: &mut Fi
         let plan = Plan { gatepost: &GATEPOST, load, has_next_hop: number > 0, without_sync: None };
         let directory = scratch.join("recording");
         let recording = Recording::make(plan, &directory, disk, owed, random);
-        let next = random.below(count as u64) as usize;
+        // One that owes much: of the later half.
+        let next = count - 1 - random.below(count.div_ceil(2) as u64) as usize;
         (disk, owed) = each_cut(&recording, plan, &scratch, count, next, random, findings);
         fs::remove_dir_all(&directory).expect("ours");
     }
@@ -233,7 +235,13 @@ impl Image {
         let owed: String = self.owed.iter().flat_map(|id| [id, " -\n"]).collect();
         fs::write(&list, owed).expect("ours");
         let mount = Mount::new(&file, &scratch.join("image"));
-        let spool = mount.path().join("spool");
+        let mut spool = mount.path().join("spool");
+        let elsewhere = scratch.join("spool");
+        if plan.without_sync.is_some() && spool.exists() {
+            // Damage is put aside as a copy: there is so much of it that it needs another disk.
+            run(Command::new("cp").arg("-a").args([&spool, &elsewhere]));
+            spool.clone_from(&elsewhere);
+        }
         let shards = format!("--shards={}", 1 + random.below(3));
         let setup = Setup::new(&spool, &[&shards, "--drain-timeout=0"]).program(plan.gatepost);
         let began = Instant::now();
@@ -245,6 +253,7 @@ impl Image {
         let complaints = gateway.complaints();
         let (report, _) = audit(plan.load, &spool, std::slice::from_ref(&list));
         mount.unmount();
+        let _ = fs::remove_dir_all(&elsewhere);
         for file in [file, list] {
             fs::remove_file(file).expect("ours");
         }

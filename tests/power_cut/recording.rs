@@ -21,7 +21,7 @@ const SENDERS: usize = 4;
 /// The least and the most that a life puts into the log, in octets: what is not delivered has to have room.
 const STORED: Range<u64> = 1 << 20..3 << 20;
 /// The same with a next hop: enough for segments to be used again.
-const HANDED_ON: Range<u64> = 4 << 20..20 << 20;
+const HANDED_ON: Range<u64> = 4 << 20..16 << 20;
 /// A life ends at the latest then.
 const LIFE_MAX: Duration = Duration::from_secs(5);
 /// In looks for the life's end, 10 ms each: when a filesystem that nobody syncs is written back.
@@ -29,7 +29,7 @@ const WRITTEN_BACK_LOOKS: u64 = 20;
 
 /// How next hops go wrong.
 const FAULTS: [&str; 4] =
-    ["end=slow:60ms,p=0.2", "rcpt=451 4.2.1 not now,p=0.3", "rcpt=451 4.2.1 not now,p=0.8", "end=close,p=0.05"];
+    ["end=slow:60ms,p=0.2", "rcpt=451 4.2.1 not now,p=0.3", "rcpt=451 4.2.1 not now,p=0.6", "end=close,p=0.05"];
 /// This one they all have: some mail stays, in segments whose other mail goes.
 const HELD: &str = "rcpt[held]=451 4.2.1 not now";
 
@@ -97,11 +97,18 @@ fn start(plan: Plan<'_>, spool: &Path, sink: Option<&Sink>, random: &mut Random)
         "--max-connections-per-source=0",
         "--connection-timeout=0",
         "--drain-timeout=0",
+        "--min-free-disk=4MB",
         "--retry-min=100ms",
         "--retry-max=500ms",
     ];
+    if !spool.exists() {
+        // The directories for all that come later, even with a disk that is full.
+        options[0] = "--shards=3";
+    }
     let next_hop = sink.map(|sink| format!("--next-hop={}", sink.address));
-    options.extend(next_hop.as_deref());
+    if let Some(next_hop) = &next_hop {
+        options.extend([next_hop.as_str(), random.choose(&["--ack-delay=0", "--ack-delay=0", "--ack-delay=30s"])]);
+    }
     let setup = Setup::new(spool, &options).program(plan.gatepost);
     match plan.without_sync {
         Some(syncs) => setup.variable("GATEPOST_FAULT_NO_SYNC", syncs).start(),
