@@ -27,7 +27,7 @@ pub struct Door<'a> {
     pub blocked: &'a AddressRanges,
     /// Addresses that are blocked for some time.
     pub blocked_for_a_time: &'a DynamicBlocks,
-    /// Memory or the spool's disk is below its watermark.
+    /// Memory or the spool's disk is below its watermark, or the spool cannot be written to.
     pub resources_short: bool,
     /// The steady clock of the block list's expiries.
     pub now_ms: u64,

@@ -314,7 +314,7 @@ impl Inbound {
     /// Steps the session through `input`; returns the octets consumed.
     fn turn(&mut self, input: &[u8]) -> (usize, Turn) {
         let now = self.context.net.now();
-        self.session.handle_resources(self.context.shared.resources_short() || self.context.storage.is_short(now));
+        self.session.handle_resources(self.context.is_short());
         let mut at = 0;
         loop {
             let (consumed, step) = self.session.step(now, &input[at..]);

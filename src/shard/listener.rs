@@ -63,7 +63,7 @@ fn admit(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connection, c
         return proxied::admit(context, binding, connection, client);
     }
     let now = context.net.now();
-    match context.shared.admit(client, &binding.rules, &binding.config, now) {
+    match context.shared.admit(client, &binding.rules, &binding.config, context.is_short(), now) {
         Ok(permit) => begin(context, binding, connection, Peer { client, proxy: None, connected_at: now }, permit),
         Err(reply) => refuse(context, binding, connection, (client, None), reply),
     }

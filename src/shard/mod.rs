@@ -249,6 +249,12 @@ impl Context {
         }
     }
 
+    /// Whether mail cannot be taken now (E8, C6): memory or disk is below its watermark, or this shard's
+    /// storage fails. Other shards' may work.
+    fn is_short(&self) -> bool {
+        self.shared.resources_short() || self.storage.is_short(self.net.now())
+    }
+
     /// The time of the dispatcher's last turn, in milliseconds since the start of the process.
     fn now_ms(&self) -> u64 {
         self.shared.ms(self.net.now())

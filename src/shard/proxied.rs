@@ -77,7 +77,7 @@ fn introduce(context: &Rc<Context>, binding: &Rc<Binding>, connection: Connectio
     let headers = &context.metrics.proxy_headers;
     let result = if peer.proxy.is_some() { &headers.accepted } else { &headers.local };
     result.increment(1);
-    match place.admit(peer.client, &binding.rules, &binding.config, context.net.now()) {
+    match place.admit(peer.client, &binding.rules, &binding.config, context.is_short(), context.net.now()) {
         Ok(permit) => listener::begin(context, binding, connection, peer, permit),
         Err(reply) => listener::refuse(context, binding, connection, (peer.client, peer.proxy), reply),
     }

@@ -254,15 +254,17 @@ impl Shared {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
-    /// Admits a connection to a binding, or says with which reply to refuse it.
+    /// Admits a connection to a binding, or says with which reply to refuse it; `is_short`: mail cannot
+    /// be taken for want of resources.
     pub fn admit(
         self: &Arc<Self>,
         client: IpAddr,
         rules: &BindingRules,
         config: &Config,
+        is_short: bool,
         now: Instant,
     ) -> Result<Permit, Reply> {
-        self.check(client, rules, config, now)?;
+        self.check(client, rules, config, is_short, now)?;
         self.take_place(config)?.connect(client, config)
     }
 
@@ -274,12 +276,19 @@ impl Shared {
     }
 
     /// The checks in which nothing is counted.
-    fn check(&self, client: IpAddr, rules: &BindingRules, config: &Config, now: Instant) -> Result<(), Reply> {
+    fn check(
+        &self,
+        client: IpAddr,
+        rules: &BindingRules,
+        config: &Config,
+        is_short: bool,
+        now: Instant,
+    ) -> Result<(), Reply> {
         let door = Door {
             rules,
             blocked: &config.blocked,
             blocked_for_a_time: &self.blocks.load(),
-            resources_short: self.resources_short(),
+            resources_short: is_short,
             now_ms: self.ms(now),
         };
         door.refusal(client).map_or(Ok(()), Err)
@@ -354,9 +363,16 @@ pub struct Place {
 
 impl Place {
     /// Admits the connection to a binding, now that its client is known, or says with which reply to
-    /// refuse it.
-    pub fn admit(self, client: IpAddr, rules: &BindingRules, config: &Config, now: Instant) -> Result<Permit, Reply> {
-        self.shared.check(client, rules, config, now)?;
+    /// refuse it; `is_short`: mail cannot be taken for want of resources.
+    pub fn admit(
+        self,
+        client: IpAddr,
+        rules: &BindingRules,
+        config: &Config,
+        is_short: bool,
+        now: Instant,
+    ) -> Result<Permit, Reply> {
+        self.shared.check(client, rules, config, is_short, now)?;
         self.connect(client, config)
     }
 
