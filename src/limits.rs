@@ -180,9 +180,6 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 pub const DESCRIPTORS_PER_SHARD: u64 = 256;
 /// Descriptors the process needs besides its shards and sessions.
 pub const DESCRIPTORS_BASE: u64 = 256;
-/// How long mail is said not to be accepted after storage has failed: it is tried again only when there
-/// is mail.
-pub const UNREADY_AFTER_FAILURE_MS: u64 = 10_000;
 /// Most shards: a queue id has 10 bits for its shard.
 pub const SHARDS_MAX: usize = 1 << 10;
 

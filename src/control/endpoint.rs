@@ -72,7 +72,7 @@ impl Watched {
             }
             "/metrics" => (StatusCode::OK, self.scrape()),
             "/healthz" => (StatusCode::OK, "alive\n".to_owned()),
-            "/readyz" => match self.shared.unreadiness(Instant::now()) {
+            "/readyz" => match self.shared.unreadiness() {
                 None => (StatusCode::OK, "ready\n".to_owned()),
                 Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
             },
@@ -90,7 +90,7 @@ impl Watched {
         let (shared, now) = (&self.shared, Instant::now());
         gauge!(metrics::CONNECTIONS).set(shared.connections());
         gauge!(metrics::BODY_MEMORY).set(shared.body_octets() as f64);
-        gauge!(metrics::READY).set(if shared.unreadiness(now).is_none() { 1.0 } else { 0.0 });
+        gauge!(metrics::READY).set(if shared.unreadiness().is_none() { 1.0 } else { 0.0 });
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let age_ms = shared.oldest_arrival().map_or(0, |arrived_ms| unix_ms.saturating_sub(arrived_ms));
         gauge!(metrics::QUEUE_OLDEST_SECONDS).set(Duration::from_millis(age_ms).as_secs_f64());

@@ -51,6 +51,9 @@ pub fn spare_generation(name: &str) -> Option<u64> {
     hexadecimal(name.strip_prefix("spare-")?)
 }
 
+/// The name of the file by which storage that has failed is probed; it holds nothing.
+pub const PROBE_NAME: &str = "probe";
+
 /// The name of the copy of octets that are no record.
 pub fn quarantine_name(generation: u64, offset: u64) -> String {
     format!("quarantine-{generation:016x}-{offset:08x}")

@@ -184,6 +184,7 @@ async fn serve(start: Start, ready: impl FnOnce()) -> io::Result<()> {
     }
     storage.set_watcher(Rc::new(Recorder(Rc::downgrade(&context))));
     let committer = glommio::spawn_local(storage.clone().run());
+    net.spawn(storage.clone().probe());
     net.spawn(outbound::keep(context.clone()));
     let watched = context.clone();
     net.spawn(async move {
@@ -252,7 +253,7 @@ impl Context {
     /// Whether mail cannot be taken now (E8, C6): memory or disk is below its watermark, or this shard's
     /// storage fails. Other shards' may work.
     fn is_short(&self) -> bool {
-        self.shared.resources_short() || self.storage.is_short(self.net.now())
+        self.shared.resources_short() || self.storage.is_failing()
     }
 
     /// The time of the dispatcher's last turn, in milliseconds since the start of the process.

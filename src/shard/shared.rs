@@ -4,7 +4,7 @@
 use super::outbound::Security;
 use crate::config::{Config, Host, Limits, NextHopAddress};
 use crate::delivery::{Availability, NextHopId, NextHopState};
-use crate::limits::{NEXT_HOP_CROWDED_MS, SHARDS_MAX, UNREADY_AFTER_FAILURE_MS};
+use crate::limits::{NEXT_HOP_CROWDED_MS, SHARDS_MAX};
 use crate::policy::{BindingRules, Door, DynamicBlocks, Source, Sources};
 use crate::smtp::reply::Reply;
 use crate::users::Users;
@@ -50,8 +50,8 @@ pub struct Shared {
     tls: ArcSwapOption<ServerConfig>,
     /// Memory or the spool's disk is below its watermark.
     resources_short: AtomicBool,
-    /// When some shard's storage failed last, in milliseconds since the start; 0: never.
-    storage_failed_ms: AtomicU64,
+    /// Shards whose storage fails.
+    storage_failing: AtomicU32,
     /// Arrival of the oldest message in each shard's queue, in milliseconds since the Unix epoch; 0: none.
     oldest_arrivals: Box<[AtomicU64]>,
     /// All shards serve.
@@ -166,7 +166,7 @@ impl Shared {
             users: ArcSwapOption::empty(),
             tls: ArcSwapOption::empty(),
             resources_short: AtomicBool::new(false),
-            storage_failed_ms: AtomicU64::new(0),
+            storage_failing: AtomicU32::new(0),
             oldest_arrivals: (0..SHARDS_MAX).map(|_| AtomicU64::new(0)).collect(),
             is_serving: AtomicBool::new(false),
             body_octets: AtomicUsize::new(0),
@@ -205,22 +205,25 @@ impl Shared {
         self.is_serving.store(true, Ordering::Release);
     }
 
-    /// Some shard's storage has failed.
-    pub fn storage_failed(&self, now: Instant) {
-        self.storage_failed_ms.fetch_max(self.ms(now).max(1), Ordering::Relaxed);
+    /// One more shard's storage fails; [`Self::storage_works`] is owed.
+    pub fn storage_fails(&self) {
+        self.storage_failing.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Why mail is not accepted now, if it is not. Storage that has failed is given some time: it is
-    /// only tried again when there is mail.
-    pub fn unreadiness(&self, now: Instant) -> Option<&'static str> {
-        let failed_ms = self.storage_failed_ms.load(Ordering::Relaxed);
+    /// A shard's storage works again.
+    pub fn storage_works(&self) {
+        self.storage_failing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Why mail is not accepted now, if it is not, by some shard at least.
+    pub fn unreadiness(&self) -> Option<&'static str> {
         if self.stage() != Stage::Serving {
             Some("draining")
         } else if !self.is_serving.load(Ordering::Acquire) {
             Some("starting")
         } else if self.resources_short() {
             Some("disk or memory is below its watermark")
-        } else if failed_ms > 0 && self.ms(now) < failed_ms + UNREADY_AFTER_FAILURE_MS {
+        } else if self.storage_failing.load(Ordering::Relaxed) > 0 {
             Some("storage fails")
         } else {
             None

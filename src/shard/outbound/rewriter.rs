@@ -66,7 +66,7 @@ impl Rewriter {
         let mut keys = Vec::new();
         let mut next = Some(0);
         while let Some(from) = next {
-            if context.shared.stage() != Stage::Serving || context.storage.is_short(context.net.now()) {
+            if context.shared.stage() != Stage::Serving || context.storage.is_failing() {
                 return;
             }
             keys.clear();

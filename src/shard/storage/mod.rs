@@ -13,14 +13,15 @@
 //! the shard's [`Watcher`] is told which batches are on stable storage and which failed. Messages
 //! are read back by `reader`, and what is not needed any more is removed here too.
 //!
-//! On failure the whole batch fails, the segment is left as it is, and for a second after it
-//! [`Storage::is_short`] keeps new transactions away; then the next batch tries a new segment. The
-//! operator is told when it begins and when it ends. Segments' files are made, used again and
-//! removed in `segment`.
+//! On failure the whole batch fails, the segment is left as it is, and the next batch tries a new one.
+//! New transactions are kept away until storage is found to work again, and the operator is told when
+//! that begins and when it ends: see `health`. Segments' files are made, used again and removed in
+//! `segment`.
 
 mod directory;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod health;
 mod reader;
 mod retired;
 mod segment;
@@ -30,7 +31,7 @@ pub use directory::{Directory, SpoolDirectory, SpoolError, SpoolState, shard_dir
 pub use reader::SpillReader;
 pub use spill::Spill;
 
-use super::net::Net;
+use super::net::{Alarm, Net};
 use super::shared::Shared;
 use crate::metrics::ShardMetrics;
 use crate::queue::disk::{quarantine_name, spill_name};
@@ -39,7 +40,6 @@ use crate::queue::record::{NewMessage, Record};
 use crate::queue::recover::Spare;
 use crate::queue::spool::{Batch, BatchNumber, Location, Receipt, Spool, Synced};
 use crate::smtp::{Durable, QueueId};
-use crate::stderr;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, Directory as RingDirectory, OpenOptions};
 use segment::Segment;
@@ -51,10 +51,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How long new transactions are kept away after a failure.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The files of one shard's spool; clones are the same.
 #[derive(Clone)]
@@ -72,7 +69,10 @@ struct Inner {
     spares: RefCell<Vec<Spare>>,
     committer: Cell<Option<Waker>>,
     stopped: Cell<bool>,
+    /// When storage failed last; `None`: it works, for all that is known.
     failed_at: Cell<Option<Instant>>,
+    /// Wakes the probe.
+    alarm: Alarm,
     shared: Arc<Shared>,
     metrics: Rc<ShardMetrics>,
 }
@@ -138,6 +138,7 @@ impl Storage {
         metrics: Rc<ShardMetrics>,
     ) -> Self {
         Storage(Rc::new(Inner {
+            alarm: Alarm::new(&net),
             net,
             directory,
             spool: RefCell::new(spool),
@@ -157,11 +158,6 @@ impl Storage {
     pub fn next_id(&self, unix: SystemTime) -> QueueId {
         let unix_us = unix.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         self.0.spool.borrow_mut().next_id(u64::try_from(unix_us).unwrap_or(u64::MAX))
-    }
-
-    /// Whether storage failed a moment ago: new transactions should be turned away.
-    pub fn is_short(&self, now: Instant) -> bool {
-        self.0.failed_at.get().is_some_and(|at| now.duration_since(at) < FAILURE_PAUSE)
     }
 
     /// Puts a message into the batch that is filling.
@@ -327,10 +323,6 @@ impl Storage {
 
     fn succeed(&self) {
         let Some(synced) = self.0.spool.borrow_mut().synced() else { return };
-        if self.0.failed_at.take().is_some() {
-            self.0.metrics.storage_short.set(0.0);
-            stderr::say(format_args!("{}: storage works again", self.0.directory.path().display()));
-        }
         let batch = synced.batch();
         // Batches are committed in order: the oldest one awaited is this one, if anybody waits.
         let front = {
@@ -364,27 +356,6 @@ impl Storage {
         if let Some(watcher) = watcher {
             watcher.failed(&failed);
         }
-    }
-
-    /// Counts a failure and tells the operator of the first one.
-    pub fn report(&self, error: &io::Error) -> CommitError {
-        self.0.metrics.storage_failures.increment(1);
-        // One session's want of a descriptor is no reason to turn all others away.
-        if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
-            return CommitError;
-        }
-        if error.kind() == io::ErrorKind::StorageFull {
-            self.give_up_spares();
-        }
-        self.0.shared.storage_failed(self.0.net.now());
-        if self.0.failed_at.replace(Some(self.0.net.now())).is_none() {
-            self.0.metrics.storage_short.set(1.0);
-            stderr::say(format_args!(
-                "cannot write to {}: {error}; mail is refused with 452 until storage works again",
-                self.0.directory.path().display()
-            ));
-        }
-        CommitError
     }
 
     fn settle(&self, fate: &Fate, result: Result<Synced, CommitError>) {

@@ -132,12 +132,18 @@ async fn allocate(file: &BufferedFile, directory: &Path) -> io::Result<u64> {
         capacity /= 2;
     }
     loop {
-        match file.pre_allocate(capacity, false).await.map_err(into_io) {
+        match reserve(file, capacity).await {
             Ok(()) => return Ok(capacity),
-            // A filesystem that cannot reserve space: files grow as they are written.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(capacity),
             Err(error) if error.kind() == io::ErrorKind::StorageFull && capacity > SEGMENT_MIN_OCTETS => capacity /= 2,
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Reserves space for so many octets. On a filesystem that cannot, files grow as they are written.
+pub(super) async fn reserve(file: &BufferedFile, octets: u64) -> io::Result<()> {
+    match file.pre_allocate(octets, false).await.map_err(into_io) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        result => result,
     }
 }
