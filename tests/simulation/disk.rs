@@ -265,7 +265,7 @@ impl Disk {
             let pages = end.div_ceil(PAGE) - start / PAGE;
             let cut = (start / PAGE + self.random.place(pages)) * PAGE;
             let cut = cut.clamp(start, end);
-            inode.write(cut, &before[cut - start..]);
+            inode.take_back(cut, &before[cut - start..]);
         }
     }
 
@@ -325,6 +325,18 @@ impl Inode {
             unsynced.in_doubt = false;
         }
         before
+    }
+
+    /// What was to be written from `offset` on never came to the cache, where `before` stays.
+    fn take_back(&mut self, offset: usize, before: &[u8]) {
+        self.cached[offset..offset + before.len()].copy_from_slice(before);
+        for sector in sectors(offset, before.len()) {
+            let Some(unsynced) = self.unsynced.get_mut(&sector) else { continue };
+            unsynced.versions.pop();
+            if unsynced.versions.is_empty() {
+                self.unsynced.remove(&sector);
+            }
+        }
     }
 
     fn sync(&mut self, range: std::ops::Range<usize>) {

@@ -75,8 +75,10 @@ impl NextHop {
         NextHop { mood: Mood::Healthy, extensions, connections: BTreeMap::new() }
     }
 
+    /// Whether it has a connection that works, as far as the other end can know: then one that it refuses
+    /// is one too many, and is no sign that it is down.
     pub fn is_serving(&self) -> bool {
-        self.connections.values().any(|connection| connection.is_greeted && !connection.is_dead)
+        self.connections.values().any(|connection| connection.is_greeted)
     }
 }
 
