@@ -30,6 +30,8 @@ pub enum Operation {
     Create { name: String, octets: u64 },
     /// Writes in one piece. `through`: and syncs what was written (O_DSYNC).
     Write { file: FileId, offset: u64, octets: Vec<u8>, through: bool },
+    /// Cuts a file to so many octets.
+    Truncate { file: FileId, octets: u64 },
     /// Syncs a file.
     Sync { file: FileId },
     /// Gives a file another name, replacing what has it.
@@ -105,6 +107,8 @@ pub struct Disk {
     pub weather: Weather,
     /// It says that it has synced, and has not.
     pub lies: bool,
+    /// So many operations of recovery are done, and no more.
+    pub left_until_crash: Option<u64>,
 }
 
 impl Disk {
@@ -120,18 +124,29 @@ impl Disk {
             random,
             weather: Weather::default(),
             lies,
+            left_until_crash: None,
         }
-    }
-
-    /// Octets that files take.
-    pub fn taken(&self) -> u64 {
-        self.names.values().filter_map(|id| self.inodes.get(id)).map(|inode| inode.cached.len() as u64).sum()
     }
 
     /// The names of its files, and their lengths.
     pub fn list(&self) -> Vec<(String, u64)> {
         let length = |id| self.inodes.get(id).map_or(0, |inode: &Inode| inode.cached.len() as u64);
         self.names.iter().map(|(name, id)| (name.clone(), length(id))).collect()
+    }
+
+    /// A file by its name.
+    pub fn open(&self, name: &str) -> Option<FileId> {
+        self.names.get(name).copied()
+    }
+
+    /// Begins an operation and waits for its end. The power may fail before it.
+    fn now(&mut self, operation: Operation) -> io::Result<Option<FileId>> {
+        if let Some(left) = &mut self.left_until_crash {
+            let Some(fewer) = left.checked_sub(1) else { return Err(io::ErrorKind::Interrupted.into()) };
+            *left = fewer;
+        }
+        let id = self.begin(operation);
+        self.end(id)
     }
 
     /// Begins an operation.
@@ -152,6 +167,11 @@ impl Disk {
                     if fate == Fate::Short { self.random.place(octets.len().saturating_sub(1)) } else { octets.len() };
                 if let Some(inode) = self.inodes.get_mut(file) {
                     before = inode.write(*offset as usize, &octets[..taken]);
+                }
+            }
+            (Operation::Truncate { file, octets }, _) => {
+                if let Some(inode) = self.inodes.get_mut(file) {
+                    inode.truncate(*octets as usize);
                 }
             }
             (Operation::Rename { from, to }, _) => {
@@ -239,7 +259,7 @@ impl Disk {
                 }
             }
             (Operation::SyncDirectory, _) => return Err(io::ErrorKind::Other.into()),
-            (Operation::Rename { .. } | Operation::Remove { .. }, _) => {}
+            (Operation::Rename { .. } | Operation::Remove { .. } | Operation::Truncate { .. }, _) => {}
         }
         Ok(None)
     }
@@ -403,17 +423,35 @@ impl QueueDisk for Disk {
         Ok(self.inode(name).ok().map(|inode| inode.cached.len() as u64))
     }
 
-    fn truncate(&mut self, name: &str, octets: u64) -> io::Result<()> {
-        if self.random.percent(self.weather.failing_percent) {
-            return Err(io::ErrorKind::Other.into());
-        }
-        let inode = self.names.get(name).and_then(|id| self.inodes.get_mut(id)).ok_or(io::ErrorKind::NotFound)?;
-        inode.truncate(octets as usize);
+    fn read_beginning(&self, name: &str, octets: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        self.read(name, out)?;
+        out.truncate(octets);
         Ok(())
     }
 
+    fn create(&mut self, name: &str, octets: &[u8]) -> io::Result<()> {
+        if self.names.contains_key(name) {
+            self.now(Operation::Remove { name: name.to_owned() })?;
+        }
+        let made = self.now(Operation::Create { name: name.to_owned(), octets: 0 })?;
+        let file = made.ok_or(io::ErrorKind::NotFound)?;
+        self.now(Operation::Write { file, offset: 0, octets: octets.to_vec(), through: false })?;
+        self.now(Operation::Sync { file })?;
+        self.now(Operation::SyncDirectory).map(drop)
+    }
+
+    fn write_end(&mut self, name: &str, offset: u64, octets: &[u8]) -> io::Result<()> {
+        let file = self.open(name).ok_or(io::ErrorKind::NotFound)?;
+        self.now(Operation::Write { file, offset, octets: octets.to_vec(), through: false })?;
+        self.now(Operation::Truncate { file, octets: offset + octets.len() as u64 })?;
+        self.now(Operation::Sync { file }).map(drop)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.now(Operation::Rename { from: from.to_owned(), to: to.to_owned() }).map(drop)
+    }
+
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        let id = self.begin(Operation::Remove { name: name.to_owned() });
-        self.end(id).map(drop)
+        self.now(Operation::Remove { name: name.to_owned() }).map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! Receiving sessions of the process: the steps of `shard::inbound` and `shard::message`.
 
 use crate::disk::{FileId, Operation};
-use crate::process::{Body, Content, Waiter};
+use crate::process::{Awaiter, Body, Content, Waiter};
 use crate::world::World;
 use gatepost::queue::disk::spill_name;
 use gatepost::queue::record::{Body as StoredBody, NewMessage};
@@ -304,7 +304,7 @@ impl World {
         let committing = Committing { id: message.id, location, octets, content, spilled, recipients: count };
         inbound.doing = Doing::Committing(Box::new(committing));
         self.process().sessions.insert(session, inbound);
-        self.await_batch(session, receipt);
+        self.await_batch(Awaiter::Session(session), receipt);
     }
 
     /// The message is durable, or not kept.

@@ -76,6 +76,8 @@ struct Copy {
     is_acknowledged: bool,
     /// The client was told 452.
     is_refused: bool,
+    /// And a segment says so.
+    is_void: bool,
     deliveries: Vec<Vec<Delivery>>,
     settled: Vec<Status>,
 }
@@ -112,6 +114,8 @@ pub struct Judge {
     connects: BTreeMap<usize, VecDeque<u64>>,
     /// Copies of which a record was damaged.
     pub damaged: BTreeSet<QueueId>,
+    /// A bit has flipped.
+    pub has_rot: bool,
     /// The first thing that does not hold.
     pub violation: Option<String>,
     /// 0.8 of the shortest wait.
@@ -130,6 +134,7 @@ impl Judge {
             refusals: BTreeSet::new(),
             connects: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            has_rot: false,
             violation: None,
             shortest_wait_ms,
             connects_max,
@@ -153,6 +158,7 @@ impl Judge {
             life,
             is_acknowledged: false,
             is_refused: false,
+            is_void: false,
             deliveries: (0..count).map(|_| Vec::new()).collect(),
             settled: vec![Status::Pending; count],
         };
@@ -176,6 +182,13 @@ impl Judge {
         self.tally.refused += 1;
         if let Some(copy) = self.copies.get_mut(&id) {
             copy.is_refused = true;
+        }
+    }
+
+    /// A segment was made that says that what failed is void.
+    pub fn voided(&mut self) {
+        for copy in self.copies.values_mut().filter(|copy| copy.is_refused) {
+            copy.is_void = true;
         }
     }
 
@@ -251,6 +264,9 @@ impl Judge {
         let is_known = copy.is_acknowledged || (copy.life != life);
         if !is_known || (copy.is_refused && copy.life == life) {
             blame = Some(format!("{id} was delivered, and its client never had a 250"));
+        }
+        if copy.is_void && !self.has_rot {
+            blame = Some(format!("{id} was delivered, and a segment says that it is void"));
         }
         let mut places = Vec::new();
         for recipient in recipients {

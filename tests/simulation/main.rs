@@ -22,6 +22,7 @@ mod next_hops;
 mod outbound;
 mod process;
 mod random;
+mod rewriter;
 mod world;
 
 use judge::Tally;

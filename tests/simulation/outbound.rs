@@ -48,6 +48,8 @@ pub struct Unrecorded {
     batch: BatchNumber,
     message: MessageKey,
     settlement: Settlement,
+    /// A segment that must stay until then.
+    holds: Option<u64>,
 }
 
 /// Whom it settles.
@@ -132,8 +134,8 @@ impl World {
         process.keeper_at_ms = u64::MAX;
         process.schedule.release_due(now_ms);
         if now_ms >= process.lost_until_ms {
-            for Unrecorded { message, settlement, .. } in std::mem::take(&mut process.lost) {
-                self.write(message, settlement);
+            for Unrecorded { message, settlement, holds, .. } in std::mem::take(&mut process.lost) {
+                self.write(message, settlement, holds);
             }
         }
         for lane in 0..self.routes.len() as u16 {
@@ -142,7 +144,7 @@ impl World {
             }
             self.pump(lane);
         }
-        self.remove_segments();
+        self.tidy_segments();
         let process = self.process();
         let lanes = process.schedule.lanes() as u16;
         let waits = (0..lanes).any(|lane| process.schedule.waiting(lane) > 0);
@@ -719,7 +721,7 @@ impl World {
         } else {
             Settlement::These(settled)
         };
-        self.write(job.message, settlement);
+        self.write(job.message, settlement, None);
     }
 
     fn end(&mut self, job: Job) {
@@ -753,8 +755,8 @@ impl World {
         self.end(job);
     }
 
-    /// Puts an outcome into the spool's next batch.
-    fn write(&mut self, message: MessageKey, settlement: Settlement) {
+    /// Puts an outcome into the spool's next batch. Until it is on stable storage it holds this segment.
+    pub fn write(&mut self, message: MessageKey, settlement: Settlement, holds: Option<u64>) {
         let unix_ms = self.unix_ms();
         let process = self.process();
         let Some(id) = process.schedule.message(message).map(|message| message.id) else { return };
@@ -764,13 +766,16 @@ impl World {
         };
         let (batch, generation) = process.spool.append_outcome(&NewOutcome { id, unix_ms, settles });
         process.schedule.outcome_is_in(message, generation);
-        process.unrecorded.push_back(Unrecorded { batch, message, settlement });
+        process.unrecorded.push_back(Unrecorded { batch, message, settlement, holds });
         self.commit();
     }
 
     /// Outcomes up to this batch are on stable storage.
     pub fn outcomes_are_synced(&mut self, batch: BatchNumber) {
         while let Some(outcome) = self.process().unrecorded.pop_front_if(|outcome| outcome.batch <= batch) {
+            if let Some(generation) = outcome.holds {
+                self.process().schedule.unhold(generation);
+            }
             let Some(message) = self.process().schedule.message(outcome.message) else { continue };
             let (id, recipients) = (message.id, message.recipients as usize);
             for (place, status) in outcome.settlement.places(recipients) {

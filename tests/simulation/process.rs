@@ -6,12 +6,14 @@
 use crate::disk::{FileId, Operation, OperationId};
 use crate::inbound::Inbound;
 use crate::outbound::{Pool, Settlement, Unrecorded, Worker};
+use crate::rewriter::Rewrite;
 use crate::world::{Event, World};
 use gatepost::delivery::{NextHopState, RouteId, recipient_domain};
-use gatepost::queue::disk::{quarantine_name, segment_name, spill_name};
+use gatepost::limits::SPARE_SEGMENTS_MAX;
+use gatepost::queue::disk::{segment_name, spare_name, spill_id, spill_name};
 use gatepost::queue::record::{Record, RecordHeader, find_record};
-use gatepost::queue::recover::recover;
-use gatepost::queue::schedule::{Finished, Schedule};
+use gatepost::queue::recover::{Damage, Found, Spare, recover};
+use gatepost::queue::schedule::{Finished, MessageKey, Schedule};
 use gatepost::queue::spool::{Batch, BatchNumber, Receipt, Spool};
 use gatepost::smtp::server::Profile;
 use std::collections::{BTreeMap, VecDeque};
@@ -40,14 +42,20 @@ pub struct Process {
     pub profile: Rc<Profile>,
     segment: Option<Segment>,
     commit: Option<Commit>,
-    /// Sessions that wait for a batch.
-    awaited: VecDeque<(BatchNumber, u64, Receipt)>,
+    /// Who waits for a batch.
+    awaited: VecDeque<(BatchNumber, Awaiter, Receipt)>,
+    /// Segments to be used again.
+    spares: Vec<Spare>,
     pub waiting: BTreeMap<OperationId, Waiter>,
     failed_at_ms: Option<u64>,
+    /// Why the batch at hand fails.
+    failure: Option<io::ErrorKind>,
     pub unrecorded: VecDeque<Unrecorded>,
     pub lost: Vec<Unrecorded>,
     pub lost_until_ms: u64,
-    removing: bool,
+    retiring: bool,
+    pub rewrite: Option<Rewrite>,
+    pub rewrite_again_ms: u64,
     pub keeper_at_ms: u64,
     pub sessions: BTreeMap<u64, Inbound>,
     pub workers: BTreeMap<u64, Worker>,
@@ -60,25 +68,52 @@ pub struct Process {
 pub enum Waiter {
     Committer,
     Session(u64),
-    /// A segment's name is to be gone.
-    Removal(u64),
-    RemovalSync(u64),
+    /// A segment gets another name, or none. `keeps`: it is to be used again.
+    Retirement {
+        segment: Spare,
+        keeps: bool,
+    },
+    RetirementSync {
+        segment: Spare,
+        keeps: bool,
+    },
     Nobody,
+}
+
+/// Who waits for a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Awaiter {
+    Session(u64),
+    /// A message's record that is written again, with the outcomes of so many recipients.
+    Rewrite {
+        key: MessageKey,
+        settled: usize,
+    },
 }
 
 struct Segment {
     generation: u64,
+    octets: u64,
     file: FileId,
+}
+
+/// A segment that is being made, for a batch.
+struct Making {
+    batch: Batch,
+    /// The name it is made under.
+    name: String,
+    segment: Option<Segment>,
 }
 
 /// What the committer is at.
 enum Commit {
-    Making(Batch),
-    Header(Batch, Segment),
-    Directory(Batch, Segment),
+    Creating(Making),
+    Beginning(Making),
+    Renaming(Making),
+    SyncingDirectory(Making),
     Writing,
-    /// A segment that could not be made is removed.
-    Clearing,
+    /// A segment that could not be made is removed, under the one name and the other.
+    Clearing(Option<String>),
 }
 
 impl Process {
@@ -91,6 +126,7 @@ impl Process {
             && !self.spool.has_waiting()
             && self.unrecorded.is_empty()
             && self.lost.is_empty()
+            && self.rewrite.is_none()
             && self.sessions.is_empty()
             && self.waiting.is_empty()
     }
@@ -115,8 +151,15 @@ impl World {
             }
             lanes.into()
         };
-        let found = match recover(&mut self.disk, lanes) {
+        self.disk.left_until_crash = (!self.is_healing && self.random.percent(20)).then(|| self.random.below(12));
+        let found = recover(&mut self.disk, lanes);
+        let has_crashed = self.disk.left_until_crash.take() == Some(0);
+        let found = match found {
             Ok(found) => found,
+            Err(error) if has_crashed => {
+                self.note(|| format!("the start is cut off: {error}"));
+                return self.crash_somehow();
+            }
             Err(error) => {
                 self.note(|| format!("the start fails: {error}"));
                 return self.after(1_000, Event::Start);
@@ -129,7 +172,7 @@ impl World {
                 .iter()
                 .map(|live| format!("{}@{:x}+{}", live.id, live.location.generation, live.location.offset))
                 .collect();
-            format!("life {life} begins: {live:?} damage {:?} unfinished {:?}", found.damage, found.unfinished)
+            format!("life {life} begins: {live:?} damage {:?}", found.damage)
         });
         self.judge_recovery(&found);
         let routes = self.routes.clone();
@@ -146,10 +189,14 @@ impl World {
             awaited: VecDeque::new(),
             waiting: BTreeMap::new(),
             failed_at_ms: None,
+            failure: None,
             unrecorded: VecDeque::new(),
             lost: Vec::new(),
             lost_until_ms: 0,
-            removing: false,
+            retiring: false,
+            rewrite: None,
+            rewrite_again_ms: 0,
+            spares: found.spares,
             keeper_at_ms: u64::MAX,
             sessions: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -185,26 +232,20 @@ impl World {
         match waiter {
             Waiter::Committer => self.committer_goes_on(result),
             Waiter::Session(session) => self.session_goes_on(session, result),
-            Waiter::Removal(generation) => match result {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => self.process().removing = false,
-                _ => self.begin(Waiter::RemovalSync(generation), Operation::SyncDirectory),
+            Waiter::Retirement { segment, keeps } => match result {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.segment_is_retired(segment, Ok(false)),
+                Err(error) => self.segment_is_retired(segment, Err(error)),
+                Ok(_) => self.begin(Waiter::RetirementSync { segment, keeps }, Operation::SyncDirectory),
             },
-            Waiter::RemovalSync(generation) => {
-                let process = self.process();
-                process.removing = false;
-                if result.is_ok() {
-                    process.schedule.segment_is_gone(generation);
-                    self.remove_segments();
-                }
-            }
+            Waiter::RetirementSync { segment, keeps } => self.segment_is_retired(segment, result.map(|_| keeps)),
             Waiter::Nobody => {}
         }
     }
 
-    /// A session waits for the batch of this receipt.
-    pub fn await_batch(&mut self, session: u64, receipt: Receipt) {
+    /// Somebody waits for the batch of this receipt.
+    pub fn await_batch(&mut self, awaiter: Awaiter, receipt: Receipt) {
         let batch = Spool::batch_of(&receipt);
-        self.process().awaited.push_back((batch, session, receipt));
+        self.process().awaited.push_back((batch, awaiter, receipt));
         self.commit();
     }
 
@@ -219,12 +260,31 @@ impl World {
             Some(segment) if segment.generation == batch.generation => self.write_batch(batch),
             _ => {
                 process.segment = None;
-                let name = segment_name(batch.generation);
-                process.commit = Some(Commit::Making(batch));
-                let octets = self.settings.segment_octets;
-                self.begin(Waiter::Committer, Operation::Create { name, octets });
+                match process.spares.pop() {
+                    Some(Spare { generation, octets }) => {
+                        let name = spare_name(generation);
+                        let file = self.disk.open(&name);
+                        let segment = file.map(|file| Segment { generation: batch.generation, octets, file });
+                        self.begin_segment(Making { batch, name, segment });
+                    }
+                    None => {
+                        let name = spare_name(batch.generation);
+                        process.commit = Some(Commit::Creating(Making { batch, name: name.clone(), segment: None }));
+                        let octets = self.settings.segment_octets;
+                        self.begin(Waiter::Committer, Operation::Create { name, octets });
+                    }
+                }
             }
         }
+    }
+
+    /// Writes the beginning of a segment that still has a spare's name.
+    fn begin_segment(&mut self, making: Making) {
+        let Some(file) = making.segment.as_ref().map(|segment| segment.file) else { return self.batch_fails() };
+        let process = self.process();
+        let octets = process.spool.segment_beginning(making.batch.generation);
+        process.commit = Some(Commit::Beginning(making));
+        self.begin(Waiter::Committer, Operation::Write { file, offset: 0, octets, through: true });
     }
 
     fn write_batch(&mut self, batch: Batch) {
@@ -240,26 +300,45 @@ impl World {
         let segment_octets = self.settings.segment_octets;
         let process = self.process();
         match (process.commit.take(), result) {
-            (Some(Commit::Making(batch)), Ok(Some(file))) => {
-                let header = process.spool.segment_header(batch.generation).encode();
-                let segment = Segment { generation: batch.generation, file };
-                process.commit = Some(Commit::Header(batch, segment));
-                let operation = Operation::Write { file, offset: 0, octets: header.to_vec(), through: true };
-                self.begin(Waiter::Committer, operation);
+            (Some(Commit::Creating(making)), Ok(Some(file))) => {
+                let segment = Some(Segment { generation: making.batch.generation, octets: segment_octets, file });
+                self.begin_segment(Making { segment, ..making });
             }
-            (Some(Commit::Header(batch, segment)), Ok(_)) => {
-                process.commit = Some(Commit::Directory(batch, segment));
+            (Some(Commit::Beginning(making)), Ok(_)) => {
+                let (from, to) = (making.name.clone(), segment_name(making.batch.generation));
+                process.commit = Some(Commit::Renaming(making));
+                self.begin(Waiter::Committer, Operation::Rename { from, to });
+            }
+            (Some(Commit::Renaming(making)), Ok(_)) => {
+                process.commit = Some(Commit::SyncingDirectory(making));
                 self.begin(Waiter::Committer, Operation::SyncDirectory);
             }
-            (Some(Commit::Directory(batch, segment)), Ok(_)) => {
-                process.spool.segment_opened(segment.generation, segment_octets);
+            (Some(Commit::SyncingDirectory(Making { batch, segment: Some(segment), .. })), Ok(_)) => {
+                let voids = process.spool.segment_made(segment.generation, segment.octets);
+                process.schedule.segment_is_made(segment.generation, segment.octets, voids);
                 process.segment = Some(segment);
+                if voids.is_some() {
+                    self.judge.voided();
+                }
+                self.wake_keeper(0);
                 self.write_batch(batch);
             }
             (Some(Commit::Writing), Ok(_)) => self.batch_succeeds(),
-            (Some(Commit::Header(batch, _) | Commit::Directory(batch, _)), Err(_)) => {
-                process.commit = Some(Commit::Clearing);
-                self.begin(Waiter::Committer, Operation::Remove { name: segment_name(batch.generation) });
+            (
+                Some(Commit::Beginning(making) | Commit::Renaming(making) | Commit::SyncingDirectory(making)),
+                Err(error),
+            ) => {
+                process.failure = Some(error.kind());
+                process.commit = Some(Commit::Clearing(Some(segment_name(making.batch.generation))));
+                self.begin(Waiter::Committer, Operation::Remove { name: making.name });
+            }
+            (Some(Commit::Clearing(Some(name))), _) => {
+                process.commit = Some(Commit::Clearing(None));
+                self.begin(Waiter::Committer, Operation::Remove { name });
+            }
+            (_, Err(error)) => {
+                process.failure = Some(error.kind());
+                self.batch_fails();
             }
             _ => self.batch_fails(),
         }
@@ -271,12 +350,15 @@ impl World {
         process.failed_at_ms = None;
         let batch = synced.batch();
         let mut proven = Vec::new();
-        while let Some((_, session, receipt)) = process.awaited.pop_front_if(|(number, ..)| *number == batch) {
-            proven.push((session, synced.prove(&receipt)));
+        while let Some((_, awaiter, receipt)) = process.awaited.pop_front_if(|(number, ..)| *number == batch) {
+            proven.push((awaiter, receipt.location(), synced.prove(&receipt)));
         }
         self.outcomes_are_synced(batch);
-        for (session, durable) in proven {
-            self.session_is_told(session, durable);
+        for (awaiter, location, durable) in proven {
+            match awaiter {
+                Awaiter::Session(session) => self.session_is_told(session, durable),
+                Awaiter::Rewrite { key, settled } => self.record_is_rewritten(key, Some(location), settled),
+            }
         }
         self.commit();
     }
@@ -287,17 +369,24 @@ impl World {
         process.segment = None;
         let failed = process.spool.failed();
         process.failed_at_ms = Some(now_ms);
+        let is_full = process.failure.take() == Some(io::ErrorKind::StorageFull);
         let mut told = Vec::new();
-        process.awaited.retain(|(number, session, _)| {
+        process.awaited.retain(|(number, awaiter, _)| {
             let is_lost = failed.contains(number);
             if is_lost {
-                told.push(*session);
+                told.push(*awaiter);
             }
             !is_lost
         });
+        if is_full {
+            self.give_up_spares();
+        }
         self.note(|| format!("a batch fails: {failed:?}"));
-        for session in told {
-            self.session_is_told(session, None);
+        for awaiter in told {
+            match awaiter {
+                Awaiter::Session(session) => self.session_is_told(session, None),
+                Awaiter::Rewrite { key, settled } => self.record_is_rewritten(key, None, settled),
+            }
         }
         self.outcomes_are_lost(&failed);
         self.commit();
@@ -309,23 +398,53 @@ impl World {
         self.process().failed_at_ms = Some(now_ms);
     }
 
-    /// Removes segments that nothing needs, one after the other.
-    pub fn remove_segments(&mut self) {
+    fn give_up_spares(&mut self) {
+        for spare in std::mem::take(&mut self.process().spares) {
+            self.begin(Waiter::Nobody, Operation::Remove { name: spare_name(spare.generation) });
+        }
+    }
+
+    /// Takes away what nothing needs, and sees to it that there is always something to take away.
+    pub fn tidy_segments(&mut self) {
         let process = self.process();
-        if process.removing {
+        if process.retiring {
             return;
         }
         let oldest_in_use = process.spool.oldest_in_use();
-        let Some((generation, is_damaged)) = process.schedule.removable_segment(oldest_in_use) else { return };
-        process.removing = true;
-        let name = segment_name(generation);
-        self.note(|| format!("{name} is needed no more"));
-        let operation = if is_damaged {
-            Operation::Rename { from: name, to: quarantine_name(generation) }
+        let Some(segment) = process.schedule.removable_segment(oldest_in_use) else {
+            return self.rewrite(oldest_in_use);
+        };
+        process.retiring = true;
+        let keeps = segment.octets >= process.spool.capacity()
+            && process.spares.len() < SPARE_SEGMENTS_MAX
+            && process.failed_at_ms.is_none();
+        let name = segment_name(segment.generation);
+        self.note(|| format!("{name} is needed no more, {}", if keeps { "and kept" } else { "and removed" }));
+        let operation = if keeps {
+            Operation::Rename { from: name, to: spare_name(segment.generation) }
         } else {
             Operation::Remove { name }
         };
-        self.begin(Waiter::Removal(generation), operation);
+        self.begin(Waiter::Retirement { segment, keeps }, operation);
+    }
+
+    /// `Ok(true)`: it is to be used again.
+    fn segment_is_retired(&mut self, segment: Spare, result: io::Result<bool>) {
+        let process = self.process();
+        process.retiring = false;
+        match result {
+            Ok(keeps) => {
+                if keeps {
+                    process.spares.push(segment);
+                }
+                process.schedule.segment_is_gone(segment.generation);
+                self.tidy_segments();
+            }
+            Err(_) => {
+                process.schedule.segment_stays(segment.generation);
+                self.report_failure();
+            }
+        }
     }
 
     /// Gives back what a finished message took.
@@ -357,17 +476,24 @@ impl World {
             }
             at = end;
         }
-        if let Some(id) = gatepost::queue::disk::spill_id(name) {
+        if let Some(id) = spill_id(name) {
             self.judge.damaged.insert(id);
         }
+        self.judge.has_rot = true;
         self.note(|| format!("octet {place} of {name} rots"));
         self.disk.flip(name, place * 8 + 3);
         true
     }
 
-    /// What recovery says of the disk: damage only where there is some.
-    fn judge_recovery(&mut self, found: &gatepost::queue::recover::Found) {
-        let _ = found;
+    /// What recovery says of the disk. A batch that the power cut may look like damage in the middle, but
+    /// the rest is damaged only by what rots.
+    fn judge_recovery(&mut self, found: &Found) {
+        let is_strange = |damage: &&Damage| matches!(damage, Damage::SegmentHeader { .. } | Damage::Spill { .. });
+        if let Some(damage) = found.damage.iter().find(is_strange)
+            && !self.judge.has_rot
+        {
+            self.judge.blame(format!("recovery finds damage where there is none: {damage}"));
+        }
     }
 }
 

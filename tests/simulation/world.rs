@@ -7,15 +7,20 @@ use crate::next_hops::{Mood, NextHop};
 use crate::process::Process;
 use crate::random::Random;
 use gatepost::delivery::{Backoff, NextHopId, RoutePattern, Routes};
+use gatepost::limits::{SEGMENTS_PER_LIVE_MAX, SEGMENTS_SLACK, SPARE_SEGMENTS_MAX};
+use gatepost::queue::disk::{segment_generation, spare_generation, spill_id};
 use gatepost::queue::recover;
+use gatepost::smtp::QueueId;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
 /// The time at which every run begins, in milliseconds since the Unix epoch.
 const UNIX_MS: u64 = 1_800_000_000_000;
 /// The longest that a run may take once everything works again, in its own time.
 const HEALING_MAX_MS: u64 = 4 * 3600 * 1000;
+/// How long nothing happens before the disk is looked at.
+const RESTING_MS: u64 = 10 * 60 * 1000;
 
 /// What happens.
 #[derive(Debug)]
@@ -241,6 +246,7 @@ impl World {
             self.crash(power);
             self.until_quiet();
         }
+        self.rest();
         self.finish();
     }
 
@@ -260,6 +266,20 @@ impl World {
         }
     }
 
+    /// A time in which nothing is left to be done but tidying.
+    fn rest(&mut self) {
+        let until_ms = self.now_ms + RESTING_MS;
+        while self.judge.violation.is_none() {
+            let is_next = |scheduled: &Reverse<Scheduled>| scheduled.0.at_ms <= until_ms;
+            if !self.events.peek().is_some_and(is_next) {
+                return;
+            }
+            let Some(Reverse(scheduled)) = self.events.pop() else { return };
+            self.now_ms = scheduled.at_ms;
+            self.happen(scheduled.event);
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         let is_idle = self.process.as_ref().is_some_and(Process::is_idle);
         self.is_healing && is_idle && self.clients.iter().all(Client::is_done)
@@ -270,15 +290,35 @@ impl World {
             return;
         }
         let mut listed = BTreeMap::new();
+        let mut live_octets = 0;
         let found = recover::read(&self.disk, |record, statuses| {
+            live_octets += record.header.octets();
             let count = record.stored_envelope().map_or(0, |envelope| envelope.recipient_count());
             listed.insert(record.header.id, (0..count).map(|place| statuses.of(place).0).collect());
         });
         if let Err(error) = found {
             self.judge.blame(format!("the spool cannot be read: {error}"));
         }
+        self.measure(live_octets, &listed.keys().copied().collect());
         let (now_ms, lifetime_ms) = (self.unix_ms(), self.settings.lifetime.as_millis() as u64);
         self.judge.close(&listed, now_ms, lifetime_ms);
+    }
+
+    /// What the spool takes, with nothing to do: its bound, and no file that nobody needs.
+    fn measure(&mut self, live_octets: u64, listed: &BTreeSet<QueueId>) {
+        let files = self.disk.list();
+        let is_log = |name: &str| segment_generation(name).or(spare_generation(name)).is_some();
+        let of_log = || files.iter().filter(|(name, _)| is_log(name)).map(|(_, octets)| *octets);
+        let largest = of_log().max().unwrap_or(0).max(self.settings.segment_octets);
+        let bound = SEGMENTS_PER_LIVE_MAX * live_octets + (SEGMENTS_SLACK + SPARE_SEGMENTS_MAX as u64) * largest;
+        let taken: u64 = of_log().sum();
+        if taken > bound {
+            self.judge.blame(format!("segments take {taken} octets, and {bound} are allowed: {files:?}"));
+        }
+        let is_orphan = |name: &str| spill_id(name).is_some_and(|id| !listed.contains(&id));
+        if let Some((name, _)) = files.iter().find(|(name, _)| is_orphan(name)) {
+            self.judge.blame(format!("nobody needs {name}"));
+        }
     }
 
     fn happen(&mut self, event: Event) {
@@ -423,7 +463,7 @@ impl World {
         }
     }
 
-    fn crash_somehow(&mut self) {
+    pub fn crash_somehow(&mut self) {
         if self.is_healing {
             return;
         }
