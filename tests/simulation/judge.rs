@@ -185,9 +185,9 @@ impl Judge {
         }
     }
 
-    /// A segment was made that says that what failed is void.
-    pub fn voided(&mut self) {
-        for copy in self.copies.values_mut().filter(|copy| copy.is_refused) {
+    /// A segment was made that says that what failed in this life is void.
+    pub fn voided(&mut self, life: u64) {
+        for copy in self.copies.values_mut().filter(|copy| copy.is_refused && copy.life == life) {
             copy.is_void = true;
         }
     }

@@ -297,7 +297,7 @@ impl World {
     }
 
     fn committer_goes_on(&mut self, result: io::Result<Option<FileId>>) {
-        let segment_octets = self.settings.segment_octets;
+        let (segment_octets, life) = (self.settings.segment_octets, self.life);
         let process = self.process();
         match (process.commit.take(), result) {
             (Some(Commit::Creating(making)), Ok(Some(file))) => {
@@ -318,7 +318,7 @@ impl World {
                 process.schedule.segment_is_made(segment.generation, segment.octets, voids);
                 process.segment = Some(segment);
                 if voids.is_some() {
-                    self.judge.voided();
+                    self.judge.voided(life);
                 }
                 self.wake_keeper(0);
                 self.write_batch(batch);

@@ -185,7 +185,7 @@ impl World {
             next_hop_timeout: Duration::from_secs(30),
         };
         let shortest_wait_ms = backoff.min.as_millis() as u64 * 8 / 10;
-        let mut judge = Judge::new(shortest_wait_ms, settings.window as usize + 2);
+        let mut judge = Judge::new(shortest_wait_ms, 3 * settings.window as usize);
         let (clients, next_hops) = (random.between(1, 6), 3);
         let clients = (0..clients).map(|client| {
             let tokens = (1..=random.between(1, 8)).map(|place| client * 100 + place);
