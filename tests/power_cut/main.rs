@@ -7,7 +7,7 @@
 //! before the cut and had not been delivered ([`evidence`]). One of the images is what the next
 //! gateway works on: its journal's replay and its recovery are cut too.
 //!
-//! Then the same with one sync of the gateway's left out, and with another: each must lose
+//! Before that, the same with one sync of the gateway's left out, and with another: each must lose
 //! messages, or this test could not see a loss.
 //!
 //! Needs root, /dev/fuse, loop devices, qemu-storage-daemon (Debian: qemu-utils) and e2fsprogs.
@@ -56,7 +56,8 @@ const RECORDINGS_PER_SPOOL: usize = 4;
 const IMAGES_OF_CONTROL: usize = 8;
 /// Recordings without a sync, until one shows losses.
 const CONTROLS_MAX: usize = 3;
-/// Syncs without which messages must be lost; the names are those of `GATEPOST_FAULT_NO_SYNC`.
+/// Syncs without which messages must be lost; the names are those of `GATEPOST_FAULT_NO_SYNC`. (That
+/// of directories is not missed on ext4, which has one journal for all: the others bring it along.)
 const NEEDED_SYNCS: [&str; 2] = ["segments", "spills"];
 
 /// What all images together have shown.
@@ -66,7 +67,7 @@ struct Findings {
     /// Of these, cut while a gateway started.
     starts_cut: usize,
     fates: Fates,
-    /// Messages that images owed, one of several images counted for each.
+    /// Messages that images owed: one counts for each of them.
     owed: u64,
     lost: u64,
     altered: u64,

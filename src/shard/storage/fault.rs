@@ -3,14 +3,12 @@
 
 use std::sync::LazyLock;
 
-/// Says which, with white space between several: [`SEGMENTS`], [`SPILLS`], [`DIRECTORIES`].
+/// Says which, with white space between several: [`SEGMENTS`], [`SPILLS`].
 const VARIABLE: &str = "GATEPOST_FAULT_NO_SYNC";
-/// Batches are written without waiting for the disk.
+/// Segments are written without waiting for the disk.
 pub(super) const SEGMENTS: &str = "segments";
 /// Spill files are.
 pub(super) const SPILLS: &str = "spills";
-/// The names of files are.
-pub(super) const DIRECTORIES: &str = "directories";
 
 /// Whether these syncs are left out.
 pub(super) fn leaves_out(syncs: &str) -> bool {

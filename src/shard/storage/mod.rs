@@ -439,10 +439,6 @@ async fn sync_file(file: &BufferedFile) -> io::Result<()> {
 }
 
 async fn sync_directory(path: &Path) -> io::Result<()> {
-    #[cfg(feature = "fault-injection")]
-    if fault::leaves_out(fault::DIRECTORIES) {
-        return Ok(());
-    }
     let directory = RingDirectory::open(path).await.map_err(into_io)?;
     directory.sync().await.map_err(into_io)?;
     directory.close().await.map_err(into_io)
