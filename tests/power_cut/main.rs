@@ -44,6 +44,7 @@ use recording::{Plan, Recording};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -174,7 +175,7 @@ fn each_cut(
         findings.starts_cut += usize::from(recording.starts.iter().any(|start| start.contains(&log_octets)));
         findings.fates.add(fates);
         findings.owed += owed.len() as u64;
-        let image = Image { disk, owed, name: format!("image-{}-{}", std::process::id(), findings.images) };
+        let mut image = Image { disk, owed, name: format!("image-{}-{}", std::process::id(), findings.images) };
         let (report, took, complaints) = image.recover(plan, scratch, random);
         println!(
             "cut {cut} of {}: {} owed, {} lost, {} altered; {fates:?}; {took:.3?} {complaints}",
@@ -192,12 +193,10 @@ fn each_cut(
             assert_eq!((lost, altered, foreign, duplicated), (0, 0, 0, 0), "{}: {report:?} {complaints}", image.name);
         }
         if number == next {
-            chosen = Some(image);
+            chosen = Some((mem::take(&mut image.disk), mem::take(&mut image.owed)));
         }
     }
-    chosen
-        .map(|mut image| (std::mem::take(&mut image.disk), std::mem::take(&mut image.owed)))
-        .expect("it is one of them")
+    chosen.expect("it is one of them")
 }
 
 /// Somewhere in the log, often while a gateway starts; and often there where the most writes of some
