@@ -115,7 +115,9 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
         power_cuts(&load, images, &mut random, &mut findings);
     }
     println!("{}", findings.show(began.elapsed()));
-    assert!(findings.owed > 0 && findings.fates.dropped > 0, "seed {seed}: nothing was tried");
+    assert!(findings.owed > 0, "seed {seed}: nothing was tried");
+    // Few images may all be lucky.
+    assert!(images < IMAGES_PER_RECORDING || findings.fates.dropped > 0, "seed {seed}: no write was dropped");
 }
 
 /// Recordings and images on one spool, until there are so many images.
