@@ -1,5 +1,7 @@
 """Filesystems of a suite's own: small ones, and such as lie on a disk that fails when it is told to."""
 
+import errno
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -64,6 +66,15 @@ class Filesystem:
 
     def remount(self, options):
         run("mount", "-o", f"remount,{options}", self.mount)
+
+    def is_writable(self):
+        """Whether a file can be made on it, and put on stable storage, or at least tried."""
+        try:
+            with (self.mount / "new").open("wb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            return error.errno != errno.EROFS
+        return True
 
     @staticmethod
     def take_off(path):

@@ -23,7 +23,7 @@ GATEPOST = sys.argv[1]
 # Without what sets up the suites: a gateway would take it for options.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEPOST_")}
 SCRATCH = Path(sys.argv[2])
-PATIENCE = 25
+PATIENCE = 120
 FROM, TO = "sender@client.example", "rcpt@test.example"
 
 cases = []

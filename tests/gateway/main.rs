@@ -33,6 +33,7 @@ mod sessions;
 mod shutdown;
 mod slow_readers;
 mod spool;
+mod storage;
 mod tls;
 mod tls_files;
 mod users;
