@@ -178,9 +178,9 @@ def intermittent(filesystem_options, error, every, *what):
 
 
 def at_every_interval(filesystem_options, *what):
-    for every in EVERY:
-        for error in ("EIO", "ENOSPC"):
-            intermittent(filesystem_options, error, every, *what)
+    errors = ("EIO", "ENOSPC")
+    for every, error in itertools.product(EVERY, errors) if ALL else zip(EVERY, errors):
+        intermittent(filesystem_options, error, every, *what)
 
 
 @case
@@ -411,18 +411,18 @@ def no_descriptors():
 def outcomes_cannot_be_written():
     """Deliveries stop rather than be done again and again, and go on when what became of them can be written."""
     with FaultyDisk(*NOT_JOURNALLED) as disk:
-        mail, hop = Mail([1000, 4000, 300_000]), Recorder("--fault=end=slow:100ms")
+        mail, hop = Mail([1000, 4000, 300_000]), Recorder("--fault=end=slow:2s")
         with hop:
             with serving(disk, f"--next-hop={hop.server}") as gateway:
                 for _ in range(2):
                     with Traffic(gateway, mail):
-                        some(mail, 150)
+                        some(mail, 200)
                         disk.fail("EIO", 1, "pwrite")
                         until("all storage is found to fail", lambda: fails(gateway) == SHARDS)
                     # What was on its way arrives.
-                    time.sleep(1)
+                    time.sleep(4)
                     before = hop.count()
-                    assert gateway.metric("gatepost_queue_messages") > 20, "there is nothing to be delivered"
+                    assert gateway.metric("gatepost_queue_messages") > 0, "there is nothing to be delivered"
                     time.sleep(3)
                     assert hop.count() == before, f"{hop.count() - before} were delivered though storage fails"
                     disk.mend()

@@ -29,8 +29,8 @@ fn find_out(gateway: &Gateway) {
     until("both shards have found out", || {
         let mut client = gateway.connect();
         if client.reply() == BANNER {
-            client.hello();
-            assert_eq!(client.deliver(SENDER, &RECIPIENTS, b"x\r\n"), RESOURCES);
+            client.ehlo();
+            assert_eq!(client.message(SENDER, &RECIPIENTS, b"x\r\n"), RESOURCES);
             client.expect("NOOP", "250 2.0.0 OK");
             client.quit();
         }
@@ -73,11 +73,11 @@ fn while_storage_fails_nobody_is_served_and_then_everybody() {
     until("storage is found to work", || gateway.metric("gatepost_spool_unavailable") == 0.0);
     assert_eq!(readiness(&gateway), "HTTP/1.1 200 OK: ready");
     for client in [&mut idle, &mut begun] {
-        assert!(client.deliver(SENDER, &RECIPIENTS, b"x\r\n").starts_with("250 "));
+        client.deliver(SENDER, &RECIPIENTS, b"x\r\n");
     }
     for _ in 0..8 {
         let mut client = gateway.session();
-        assert!(client.deliver(SENDER, &RECIPIENTS, b"x\r\n").starts_with("250 "));
+        client.deliver(SENDER, &RECIPIENTS, b"x\r\n");
         client.quit();
     }
     idle.quit();
