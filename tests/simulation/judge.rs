@@ -102,6 +102,9 @@ pub struct Tally {
     pub failed: u64,
     pub expired: u64,
     pub disk_failures: u64,
+    pub used_again: u64,
+    pub written_again: u64,
+    pub voids: u64,
 }
 
 /// Keeps the book.
@@ -187,6 +190,7 @@ impl Judge {
 
     /// A segment was made that says that what failed in this life is void.
     pub fn voided(&mut self, life: u64) {
+        self.tally.voids += 1;
         for copy in self.copies.values_mut().filter(|copy| copy.is_refused && copy.life == life) {
             copy.is_void = true;
         }

@@ -84,7 +84,8 @@ fn what_is_acknowledged_is_delivered() {
     let all = |of: fn(&Tally) -> u64| sum(&tallies, of);
     println!(
         "{} seeds: {} acknowledged, {} refused, {} delivered, {} of them again, {} failed, {} expired; \
-         {} kills, {} power cuts, {} flips, {} failures of the disk",
+         {} kills, {} power cuts, {} flips, {} failures of the disk; \
+         {} segments used again, {} records written again, {} voids",
         tallies.len(),
         all(|tally| tally.acknowledged),
         all(|tally| tally.refused),
@@ -96,6 +97,9 @@ fn what_is_acknowledged_is_delivered() {
         all(|tally| tally.power_cuts),
         all(|tally| tally.flips),
         all(|tally| tally.disk_failures),
+        all(|tally| tally.used_again),
+        all(|tally| tally.written_again),
+        all(|tally| tally.voids),
     );
     if let Some((seed, violation)) = first {
         panic!(

@@ -262,6 +262,7 @@ impl World {
                 process.segment = None;
                 match process.spares.pop() {
                     Some(Spare { generation, octets }) => {
+                        self.judge.tally.used_again += 1;
                         let name = spare_name(generation);
                         let file = self.disk.open(&name);
                         let segment = file.map(|file| Segment { generation: batch.generation, octets, file });

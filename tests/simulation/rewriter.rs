@@ -59,6 +59,7 @@ impl World {
                 continue;
             }
             process.schedule.hold(generation);
+            self.rewrite_begins();
             for key in keys {
                 self.process().schedule.begin_rewrite(key);
                 if !self.append_again(key) {
@@ -93,6 +94,7 @@ impl World {
     /// A record is on stable storage in another place, or, without a location, not. What became of
     /// recipients meanwhile is said again.
     pub fn record_is_rewritten(&mut self, key: MessageKey, location: Option<Location>, settled: usize) {
+        self.judge.tally.written_again += u64::from(location.is_some());
         let process = self.process();
         let Some(rewrite) = &mut process.rewrite else { return };
         rewrite.left -= 1;

@@ -179,7 +179,7 @@ impl World {
         let settings = Settings {
             backoff,
             lifetime: Duration::from_secs(random.pick(&[200, 900, 3600])),
-            segment_octets: random.pick(&[8, 16, 32, 64]) * 1024,
+            segment_octets: random.pick(&[2, 4, 8, 16, 64]) * 1024,
             spill_octets: random.pick(&[1500, 5000, usize::MAX]),
             window: random.pick(&[1, 2, 4]),
             next_hop_timeout: Duration::from_secs(30),
@@ -188,7 +188,7 @@ impl World {
         let mut judge = Judge::new(shortest_wait_ms, 3 * settings.window as usize);
         let (clients, next_hops) = (random.between(1, 6), 3);
         let clients = (0..clients).map(|client| {
-            let tokens = (1..=random.between(1, 8)).map(|place| client * 100 + place);
+            let tokens = (1..=random.between(1, 12)).map(|place| client * 100 + place);
             let tokens: std::collections::VecDeque<u64> = tokens.collect();
             for &token in &tokens {
                 judge.messages.insert(token, Message::random(token, &mut random));
@@ -447,15 +447,24 @@ impl World {
         }
     }
 
+    /// Records are being written again: a crash may come just then.
+    pub fn rewrite_begins(&mut self) {
+        if self.crashes_left > 0 && self.random.percent(30) {
+            let wait_ms = self.random.pick(&[0, 1, 2, 10, 40]);
+            self.after(wait_ms, Event::Crash { life: self.life });
+        }
+    }
+
     /// Decides how this life ends.
     pub fn doom(&mut self) {
         (self.operations_left, self.deliveries_left) = (None, None);
         if self.is_healing || self.crashes_left == 0 {
             return;
         }
-        match self.random.below(4) {
+        match self.random.below(5) {
             0 => {
-                let wait_ms = self.random.below(100_000);
+                let longest_ms = self.random.pick(&[1_000, 10_000, 100_000]);
+                let wait_ms = self.random.below(longest_ms);
                 self.after(wait_ms, Event::Crash { life: self.life });
             }
             1 | 2 => self.operations_left = Some(self.random.below(60)),
