@@ -136,7 +136,8 @@ impl World {
             Awaited::Envelope => {}
             Awaited::Final => {
                 self.clients[number].to_send.pop_front();
-                let goes_on = self.random.percent(70) && !self.clients[number].is_done();
+                let goes_on =
+                    self.random.percent(if self.settings.is_calm { 20 } else { 70 }) && !self.clients[number].is_done();
                 if goes_on {
                     self.client_begins(number);
                 } else {
@@ -266,7 +267,8 @@ impl World {
     /// It has no connection: it comes again later.
     fn client_pauses(&mut self, number: usize) {
         self.clients[number].connection = None;
-        let wait_ms = self.random.between(500, 15_000);
+        let longest_ms = if self.settings.is_calm { 60_000 } else { 15_000 };
+        let wait_ms = self.random.between(500, longest_ms);
         self.after(wait_ms, Event::Client(number));
     }
 }

@@ -202,6 +202,7 @@ impl World {
         let fault = self.fault(next_hop);
         let verb = text.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
         let extensions = self.next_hops[next_hop].extensions.clone();
+        let is_calm = self.settings.is_calm;
         let is_narrow = self.next_hops[next_hop].mood == Mood::Narrow;
         let Some(entry) = self.next_hops[next_hop].connections.get_mut(&connection) else { return };
         let path = text.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_owned());
@@ -212,6 +213,8 @@ impl World {
                 let Some(sender) = sender else {
                     return self.next_hop_says(next_hop, connection, "503 5.5.1 MAIL first", None);
                 };
+                // There is always somebody whom nobody knows.
+                let fault = if is_calm && path.starts_with("r5@") { Some(Fault::Permanent) } else { fault };
                 let is_full = is_narrow && entry.recipients.len() >= 2;
                 if !is_full && fault.is_none() {
                     entry.recipients.push(path.clone());

@@ -115,6 +115,8 @@ pub struct Settings {
     pub spill_octets: usize,
     pub window: u32,
     pub next_hop_timeout: Duration,
+    /// Only crashes disturb: mail comes and goes, but for some that stays, and so do segments.
+    pub is_calm: bool,
 }
 
 /// Everything.
@@ -183,6 +185,7 @@ impl World {
             spill_octets: random.pick(&[1500, 5000, usize::MAX]),
             window: random.pick(&[1, 2, 4]),
             next_hop_timeout: Duration::from_secs(30),
+            is_calm: random.percent(30),
         };
         let shortest_wait_ms = backoff.min.as_millis() as u64 * 8 / 10;
         let mut judge = Judge::new(shortest_wait_ms, 3 * settings.window as usize);
@@ -431,7 +434,7 @@ impl World {
 
     /// An operation of the disk begins: a crash may come in the middle of it.
     pub fn operation_begins(&mut self, operation: OperationId) {
-        let wait_ms = self.random.pick(&[0, 1, 2, 5, 30]);
+        let wait_ms = self.random.pick(&[0, 1, 2, 5, 30, 100]);
         self.after(wait_ms, Event::Disk { life: self.life, operation });
         if countdown(&mut self.operations_left) {
             let wait_ms = self.random.below(wait_ms + 1);
@@ -546,6 +549,7 @@ impl World {
             return;
         }
         self.disk.weather = match self.random.below(10) {
+            _ if self.settings.is_calm => Weather::default(),
             0 => Weather { failing_percent: 30, full: false },
             1 => Weather { failing_percent: 100, full: false },
             2 => Weather { failing_percent: 0, full: true },
@@ -564,6 +568,7 @@ impl World {
         }
         let percent = self.random.pick(&[3, 10, 40]);
         let mood = match self.random.below(12) {
+            _ if self.settings.is_calm => Mood::Healthy,
             0..5 => Mood::Flaky(percent),
             5 => Mood::Refusing,
             6 => Mood::Silent,
