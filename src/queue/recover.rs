@@ -14,6 +14,7 @@
 //! | segment without a right header | damage | its header is copied and reported; its records count |
 //! | segment without a record | abandoned | removed |
 //! | spare segment | waits to be used again, or was being made | kept if it is whole, else removed |
+//! | probe | storage was failing and was tried out | removed |
 //! | spill file that no record names | its message was never acknowledged; or its record is damaged | removed, but put aside where there is or may be damage |
 //! | record whose spill file is missing or has another length | damage | kept, reported |
 //!
@@ -22,8 +23,8 @@
 //! more are removed later, by [`super::schedule`]'s rule.
 
 use super::disk::{
-    Disk, quarantine_name, quarantined_generation, quarantined_spill_name, segment_generation, segment_name,
-    spare_generation, spill_id, spill_name,
+    Disk, PROBE_NAME, quarantine_name, quarantined_generation, quarantined_spill_name, segment_generation,
+    segment_name, spare_generation, spill_id, spill_name,
 };
 use super::outcome::Statuses;
 use super::record::{
@@ -257,10 +258,13 @@ fn put_aside(disk: &mut impl Disk, damage: &[Damage]) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the spare segments that are as large as new ones, as many as are of use.
+/// Keeps the spare segments that are as large as new ones, as many as are of use; removes a probe.
 fn spares(disk: &mut impl Disk, names: &[String]) -> io::Result<Vec<Spare>> {
     let mut kept = Vec::new();
     for name in names {
+        if name == PROBE_NAME {
+            disk.remove(name)?;
+        }
         let Some(generation) = spare_generation(name) else { continue };
         match disk.length(name)? {
             Some(octets @ SEGMENT_MAX_OCTETS) if kept.len() < SPARE_SEGMENTS_MAX => {

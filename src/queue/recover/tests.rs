@@ -393,7 +393,9 @@ fn spares_are_kept_if_they_are_of_use() {
     for (generation, octets) in [(5, SEGMENT_MAX_OCTETS), (6, 80), (7, SEGMENT_MAX_OCTETS), (9, SEGMENT_MAX_OCTETS)] {
         disk.0.insert(spare_name(generation), vec![b'x'; octets as usize]);
     }
+    disk.0.insert(PROBE_NAME.to_owned(), vec![0; 80]);
     let found = recovered(&mut disk).expect("memory does not fail");
+    assert!(!disk.0.contains_key(PROBE_NAME));
     assert_eq!(found.spares.iter().map(|spare| spare.generation).collect::<Vec<_>>(), [5, 7]);
     assert_eq!((found.messages, found.damage.len(), found.resume.next_generation), (1, 0, 10));
     assert_eq!(disk.0.keys().filter(|name| spare_generation(name).is_some()).count(), 2);
