@@ -54,6 +54,8 @@ def copy_sources(repository, tree):
     manifest = (repository / "Cargo.toml").read_text()
     # Whatever belongs to the program, its other tests and its benches goes.
     manifest = re.sub(r"^(default-run|readme) = .*\n", "", manifest, flags=re.MULTILINE)
+    # Another version: cargo keeps its artifacts apart from those of the program, which are in the same place.
+    manifest = re.sub(r'^version = "(.*?)"$', r'version = "\1-mutant"', manifest, count=1, flags=re.MULTILINE)
     manifest = re.sub(r"^members = .*$", 'members = ["."]', manifest, flags=re.MULTILINE)
     manifest = re.sub(r"^\[\[(bench|test)\]\]\n([^\[\n].*\n)*", "", manifest, flags=re.MULTILINE)
     (tree / "src").mkdir(parents=True)
@@ -71,7 +73,7 @@ def copy_sources(repository, tree):
 
 def simulate(tree, target):
     """Runs the simulation of a tree; returns what it said, and whether it passed."""
-    command = ["cargo", "test", "--test", "simulation", TEST, "--", "--exact", "--nocapture"]
+    command = ["cargo", "test", "--offline", "--test", "simulation", TEST, "--", "--exact", "--nocapture"]
     environment = os.environ | {
         "CARGO_TARGET_DIR": str(target),
         "GATEPOST_SIM_SEEDS": SEEDS,

@@ -148,8 +148,8 @@ impl World {
     }
 
     fn turn(&mut self, inbound: &mut Inbound, input: &[u8]) -> (usize, Turn) {
-        let (now, now_ms) = (self.now(), self.now_ms);
-        let is_short = self.process().is_short(now_ms);
+        let now = self.now();
+        let is_short = self.process().is_failing();
         inbound.session.handle_resources(is_short);
         let mut at = 0;
         loop {

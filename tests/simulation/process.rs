@@ -10,7 +10,7 @@ use crate::rewriter::Rewrite;
 use crate::world::{Event, World};
 use gatepost::delivery::{NextHopState, RouteId, recipient_domain};
 use gatepost::limits::SPARE_SEGMENTS_MAX;
-use gatepost::queue::disk::{segment_name, spare_name, spill_id, spill_name};
+use gatepost::queue::disk::{PROBE_NAME, segment_name, spare_name, spill_id, spill_name};
 use gatepost::queue::record::{Record, RecordHeader, find_record};
 use gatepost::queue::recover::{Damage, Found, Spare, recover};
 use gatepost::queue::schedule::{Finished, MessageKey, Schedule};
@@ -20,8 +20,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 
-/// How long new transactions are kept away after a failure.
+/// How long storage is left alone after a failure.
 const FAILURE_PAUSE_MS: u64 = 1_000;
+/// Octets by which it is probed then.
+const PROBE_OCTETS: u64 = 2_048;
 
 /// A message at hand.
 pub struct Content {
@@ -77,7 +79,21 @@ pub enum Waiter {
         segment: Spare,
         keeps: bool,
     },
+    Probe {
+        failed_at_ms: u64,
+        step: Probe,
+    },
     Nobody,
+}
+
+/// How far a probe of storage is.
+#[derive(Clone, Copy, Debug)]
+pub enum Probe {
+    Clearing,
+    Creating,
+    Writing,
+    SyncingDirectory,
+    Removing,
 }
 
 /// Who waits for a batch.
@@ -129,10 +145,12 @@ impl Process {
             && self.rewrite.is_none()
             && self.sessions.is_empty()
             && self.waiting.is_empty()
+            && self.failed_at_ms.is_none()
     }
 
-    pub fn is_short(&self, now_ms: u64) -> bool {
-        self.failed_at_ms.is_some_and(|at_ms| now_ms - at_ms < FAILURE_PAUSE_MS)
+    /// Whether storage has failed, and no probe has succeeded since.
+    pub fn is_failing(&self) -> bool {
+        self.failed_at_ms.is_some()
     }
 }
 
@@ -238,6 +256,7 @@ impl World {
                 Ok(_) => self.begin(Waiter::RetirementSync { segment, keeps }, Operation::SyncDirectory),
             },
             Waiter::RetirementSync { segment, keeps } => self.segment_is_retired(segment, result.map(|_| keeps)),
+            Waiter::Probe { failed_at_ms, step } => self.probe_goes_on(failed_at_ms, step, result),
             Waiter::Nobody => {}
         }
     }
@@ -348,7 +367,6 @@ impl World {
     fn batch_succeeds(&mut self) {
         let process = self.process();
         let Some(synced) = process.spool.synced() else { return };
-        process.failed_at_ms = None;
         let batch = synced.batch();
         let mut proven = Vec::new();
         while let Some((_, awaiter, receipt)) = process.awaited.pop_front_if(|(number, ..)| *number == batch) {
@@ -365,11 +383,9 @@ impl World {
     }
 
     fn batch_fails(&mut self) {
-        let now_ms = self.now_ms;
         let process = self.process();
         process.segment = None;
         let failed = process.spool.failed();
-        process.failed_at_ms = Some(now_ms);
         let is_full = process.failure.take() == Some(io::ErrorKind::StorageFull);
         let mut told = Vec::new();
         process.awaited.retain(|(number, awaiter, _)| {
@@ -382,6 +398,7 @@ impl World {
         if is_full {
             self.give_up_spares();
         }
+        self.report_failure();
         self.note(|| format!("a batch fails: {failed:?}"));
         for awaiter in told {
             match awaiter {
@@ -393,10 +410,55 @@ impl World {
         self.commit();
     }
 
-    /// Something of one session's failed.
+    /// Something failed: mail is refused until a probe succeeds.
     pub fn report_failure(&mut self) {
-        let now_ms = self.now_ms;
-        self.process().failed_at_ms = Some(now_ms);
+        let (now_ms, life) = (self.now_ms, self.life);
+        if self.process().failed_at_ms.replace(now_ms).is_none() {
+            self.after(FAILURE_PAUSE_MS, Event::Probe { life });
+        }
+    }
+
+    /// Probes storage that has failed, when it was left alone for long enough.
+    pub fn probe(&mut self) {
+        let (now_ms, life) = (self.now_ms, self.life);
+        if self.process.is_none() {
+            return;
+        }
+        let Some(failed_at_ms) = self.process().failed_at_ms else { return };
+        match (failed_at_ms + FAILURE_PAUSE_MS).checked_sub(now_ms) {
+            None | Some(0) => {
+                let name = PROBE_NAME.to_owned();
+                let waiter = Waiter::Probe { failed_at_ms, step: Probe::Clearing };
+                self.begin(waiter, Operation::Remove { name });
+            }
+            Some(wait_ms) => self.after(wait_ms, Event::Probe { life }),
+        }
+    }
+
+    /// Does what segments and spill files need, step by step.
+    fn probe_goes_on(&mut self, failed_at_ms: u64, step: Probe, result: io::Result<Option<FileId>>) {
+        let (now_ms, life) = (self.now_ms, self.life);
+        let name = PROBE_NAME.to_owned();
+        let (next, operation) = match (step, result) {
+            (Probe::Clearing, _) => (Probe::Creating, Operation::Create { name, octets: PROBE_OCTETS }),
+            (Probe::Creating, Ok(Some(file))) => {
+                let octets = vec![0; PROBE_OCTETS as usize];
+                (Probe::Writing, Operation::Write { file, offset: 0, octets, through: true })
+            }
+            (Probe::Writing, Ok(_)) => (Probe::SyncingDirectory, Operation::SyncDirectory),
+            (Probe::SyncingDirectory, Ok(_)) => (Probe::Removing, Operation::Remove { name }),
+            (Probe::Removing, Ok(_)) if self.process().failed_at_ms == Some(failed_at_ms) => {
+                self.process().failed_at_ms = None;
+                return self.note(|| "storage works again".to_owned());
+            }
+            (_, result) => {
+                if result.is_err() {
+                    self.process().failed_at_ms = Some(now_ms);
+                }
+                return self.after(FAILURE_PAUSE_MS, Event::Probe { life });
+            }
+        };
+        self.begin(Waiter::Probe { failed_at_ms, step: next }, operation);
     }
 
     fn give_up_spares(&mut self) {

@@ -40,10 +40,9 @@ impl World {
 
     /// Writes the next records again, or comes to the end.
     fn rewrite_some(&mut self) {
-        let now_ms = self.now_ms;
         loop {
             let process = self.process();
-            let is_short = process.is_short(now_ms);
+            let is_short = process.is_failing();
             let Some(rewrite) = &process.rewrite else { return };
             let (generation, Some(from), true, false) = (rewrite.generation, rewrite.next, rewrite.works, is_short)
             else {

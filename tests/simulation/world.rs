@@ -71,6 +71,9 @@ pub enum Event {
     Keeper {
         life: u64,
     },
+    Probe {
+        life: u64,
+    },
     Start,
     Crash {
         life: u64,
@@ -345,7 +348,8 @@ impl World {
             Event::Disk { life, operation } if life == self.life => self.operation_ends(operation),
             Event::Worker { life, worker } if life == self.life => self.worker_wakes(worker),
             Event::Keeper { life } if life == self.life => self.keep(),
-            Event::Disk { .. } | Event::Worker { .. } | Event::Keeper { .. } => {}
+            Event::Probe { life } if life == self.life => self.probe(),
+            Event::Disk { .. } | Event::Worker { .. } | Event::Keeper { .. } | Event::Probe { .. } => {}
             Event::Start => self.start(),
             Event::Crash { life } if life == self.life => self.crash_somehow(),
             Event::Crash { .. } => {}
