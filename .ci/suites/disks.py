@@ -256,7 +256,7 @@ def a_filesystem_gives_up():
                 with Traffic(gateway, mail):
                     some(mail, 50)
                 with sessions_in_every_state(gateway, mail), Traffic(gateway, mail):
-                    disk.fail("EIO", 1, "pwrite")
+                    disk.fail("EIO", 1, "pwrite", "flush")
                     until("the filesystem has given up", lambda disk=disk: not disk.is_writable())
                     disk.mend()
                     # Good blocks do not help it.
@@ -411,16 +411,16 @@ def no_descriptors():
 def outcomes_cannot_be_written():
     """Deliveries stop rather than be done again and again, and go on when what became of them can be written."""
     with FaultyDisk(*NOT_JOURNALLED) as disk:
-        mail, hop = Mail([1000, 4000, 300_000]), Recorder("--fault=end=slow:2s")
+        mail, hop = Mail([1000, 4000, 300_000]), Recorder("--fault=end=slow:1s")
         with hop:
             with serving(disk, f"--next-hop={hop.server}") as gateway:
                 for _ in range(2):
                     with Traffic(gateway, mail):
-                        some(mail, 200)
+                        some(mail, 80)
                         disk.fail("EIO", 1, "pwrite")
                         until("all storage is found to fail", lambda: fails(gateway) == SHARDS)
                     # What was on its way arrives.
-                    time.sleep(4)
+                    time.sleep(2)
                     before = hop.count()
                     assert gateway.metric("gatepost_queue_messages") > 0, "there is nothing to be delivered"
                     time.sleep(3)
@@ -431,7 +431,7 @@ def outcomes_cannot_be_written():
                     check(hop.mails(), expected)
                 print(f"    {len(expected)} delivered, each once")
                 with Traffic(gateway, mail) as traffic:
-                    some(mail, 100)
+                    some(mail, 40)
                     disk.fail("EIO", 1, "pwrite")
                     until("all storage is found to fail", lambda: fails(gateway) == SHARDS)
                     traffic.kill()
