@@ -232,9 +232,10 @@ impl World {
     }
 
     pub fn begin(&mut self, waiter: Waiter, operation: Operation) {
+        let is_write = matches!(operation, Operation::Write { .. });
         let id = self.disk.begin(operation);
         self.process().waiting.insert(id, waiter);
-        self.operation_begins(id);
+        self.operation_begins(id, is_write);
     }
 
     /// An operation of the disk has ended.

@@ -437,8 +437,9 @@ impl World {
     }
 
     /// An operation of the disk begins: a crash may come in the middle of it.
-    pub fn operation_begins(&mut self, operation: OperationId) {
-        let wait_ms = self.random.pick(&[0, 1, 2, 5, 30, 100]);
+    pub fn operation_begins(&mut self, operation: OperationId, is_write: bool) {
+        // What must come to the platter takes longer.
+        let wait_ms = self.random.pick(if is_write { &[0, 1, 5, 30, 100, 300] } else { &[0, 0, 1, 2, 5, 30] });
         self.after(wait_ms, Event::Disk { life: self.life, operation });
         if countdown(&mut self.operations_left) {
             let wait_ms = self.random.below(wait_ms + 1);
