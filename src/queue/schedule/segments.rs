@@ -141,8 +141,9 @@ impl Segments {
     }
 
     pub fn to_rewrite(&self, oldest_in_use: u64, capacity: u64) -> Option<u64> {
-        let bound = SEGMENTS_PER_LIVE_MAX * self.live_octets + (SEGMENTS_SLACK - 1) * capacity;
-        if self.octets <= bound {
+        // Until it is done, others are made: the one that was reason to look, and one more.
+        let margin = 2 * capacity;
+        if self.octets + margin <= SEGMENTS_PER_LIVE_MAX * self.live_octets + SEGMENTS_SLACK * capacity {
             return None;
         }
         let (&generation, _) = self.by_generation.range(..oldest_in_use).find(|(_, segment)| !segment.going)?;
@@ -195,22 +196,21 @@ mod tests {
         segments.made(1, 100, None);
         segments.add(at(1, 10));
         segments.made(2, 100, None);
+        assert_eq!(segments.to_rewrite(2, 100), None, "200 octets, and 240 are allowed before two more are made");
         segments.made(3, 100, None);
-        assert_eq!(segments.to_rewrite(3, 100), None, "300 octets, and 340 are allowed");
-        segments.made(4, 100, None);
-        assert_eq!(segments.to_rewrite(4, 100), Some(1));
+        assert_eq!(segments.to_rewrite(3, 100), Some(1));
         assert_eq!(segments.to_rewrite(1, 100), None, "in use");
-        assert_eq!(segments.to_rewrite(4, 200), None, "larger segments, larger slack");
+        assert_eq!(segments.to_rewrite(3, 200), None, "larger segments, larger slack");
         segments.add(at(3, 20));
-        assert_eq!(segments.to_rewrite(4, 100), None, "400 octets, and 420 are allowed");
+        assert_eq!(segments.to_rewrite(3, 100), None, "300 octets, and 320 are allowed");
         // Its messages are elsewhere: it goes, and there is room again.
         segments.remove(at(3, 20));
         segments.remove(at(1, 10));
-        segments.add(at(4, 10));
-        segments.note_settles(4, 1);
-        assert!(segments.removable(4).is_some());
-        assert_eq!(segments.to_rewrite(4, 100), Some(2), "the next in age, while it is being removed");
+        segments.add(at(3, 10));
+        segments.note_settles(3, 1);
+        assert!(segments.removable(3).is_some());
+        assert_eq!(segments.to_rewrite(3, 100), Some(2), "the next in age, while it is being removed");
         segments.gone(1);
-        assert_eq!(segments.to_rewrite(4, 100), None);
+        assert_eq!(segments.to_rewrite(3, 100), None);
     }
 }
