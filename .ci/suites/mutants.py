@@ -43,7 +43,7 @@ MUTANTS = {
     ),
 }
 TEST = "what_is_acknowledged_is_delivered"
-SEEDS = os.environ.get("GATEPOST_MUTANT_SEEDS", "2000")
+SEEDS = os.environ.get("GATEPOST_MUTANT_SEEDS", "4000")
 PATIENCE = 900
 # All that the simulation uses: they name nobody else (tests/architecture.rs), and are built in a fraction of the time.
 ROOMS = ("delivery", "limits", "policy", "queue", "smtp")

@@ -502,6 +502,9 @@ impl World {
                     process.spares.push(segment);
                 }
                 process.schedule.segment_is_gone(segment.generation);
+                if matches!(process.commit, Some(Commit::Writing)) {
+                    self.tempt_fate();
+                }
                 self.tidy_segments();
             }
             Err(_) => {

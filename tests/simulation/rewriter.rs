@@ -58,7 +58,7 @@ impl World {
                 continue;
             }
             process.schedule.hold(generation);
-            self.rewrite_begins();
+            self.tempt_fate();
             for key in keys {
                 self.process().schedule.begin_rewrite(key);
                 if !self.append_again(key) {

@@ -455,8 +455,8 @@ impl World {
         }
     }
 
-    /// Records are being written again: a crash may come just then.
-    pub fn rewrite_begins(&mut self) {
+    /// Segments are being written again, or go while a batch is written: a crash may come just then.
+    pub fn tempt_fate(&mut self) {
         if self.crashes_left > 0 && self.random.percent(30) {
             let wait_ms = self.random.pick(&[0, 1, 2, 10, 40]);
             self.after(wait_ms, Event::Crash { life: self.life });
