@@ -18,7 +18,7 @@ mod outside;
 
 use gatepost::limits::{BODY_IN_MEMORY_MAX_OCTETS, COMMAND_LINE_MAX_OCTETS, REPLIES_MAX_OCTETS, SASL_LINE_MAX_OCTETS};
 use gatepost::policy;
-use gatepost::queue::record::{Body, NewMessage, Record, RecordHeader};
+use gatepost::queue::record::{Body, END_MARK_OCTETS, NewMessage, Record, RecordHeader};
 use gatepost::queue::spool::{Resume, Spool};
 use gatepost::queue::stored::StoredEnvelope;
 use gatepost::smtp::QueueId;
@@ -557,7 +557,8 @@ impl Driver {
         }
         let header = RecordHeader::decode(&batch.octets).expect("a record's header");
         let record = Record::decode(header, &batch.octets).expect("a record");
-        assert_eq!(header.octets(), batch.octets.len() as u64, "one message, one record");
+        let records = batch.octets.len() - END_MARK_OCTETS;
+        assert_eq!(header.octets(), records as u64, "one message, one record");
         let octets = if spilled { &message.octets[..] } else { record.message };
         let (received, content) = octets.split_at(message.received_octets);
         self.stored.push(Stored {
