@@ -3,7 +3,7 @@
 //!
 //! Real are `smtp::server`, `smtp::client`, `queue` and `delivery`. The disk, the network and the
 //! clock are not, and what `shard` does with files and sockets is done once more, in the same
-//! order, without waiting for anything (`process`, `inbound`, `outbound`). One seed is one run,
+//! order, without waiting for anything (`process`, `inbound`, `outbound`, `settle`, `rewriter`). One seed is one run,
 //! the same on every machine:
 //!
 //! ```text
@@ -23,6 +23,7 @@ mod outbound;
 mod process;
 mod random;
 mod rewriter;
+mod settle;
 mod world;
 
 use judge::Tally;

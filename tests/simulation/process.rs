@@ -5,8 +5,9 @@
 
 use crate::disk::{FileId, Operation, OperationId};
 use crate::inbound::Inbound;
-use crate::outbound::{Pool, Settlement, Unrecorded, Worker};
+use crate::outbound::{Pool, Worker};
 use crate::rewriter::Rewrite;
+use crate::settle::Unrecorded;
 use crate::world::{Event, World};
 use gatepost::delivery::{NextHopState, RouteId, recipient_domain};
 use gatepost::limits::SPARE_SEGMENTS_MAX;
@@ -560,16 +561,6 @@ impl World {
             && !self.judge.has_rot
         {
             self.judge.blame(format!("recovery finds damage where there is none: {damage}"));
-        }
-    }
-}
-
-impl Settlement {
-    /// What it says of each place, of so many.
-    pub fn places(&self, recipients: usize) -> Vec<(usize, gatepost::queue::outcome::Status)> {
-        match self {
-            Settlement::Rest(status, _) => (0..recipients).map(|place| (place, *status)).collect(),
-            Settlement::These(settled) => settled.iter().map(|one| (one.recipient as usize, one.status)).collect(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Writes the live records of the oldest segment again, so that it can go: the steps of
 //! `shard::outbound::rewriter`.
 
-use crate::outbound::Settlement;
 use crate::process::Awaiter;
+use crate::settle::Settlement;
 use crate::world::World;
 use gatepost::limits::KEEPER_MAX_MS;
 use gatepost::queue::disk::segment_name;
