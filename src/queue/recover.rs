@@ -19,8 +19,9 @@
 //! | record whose spill file is missing or has another length | damage | kept, reported |
 //!
 //! Reading twice gives the same result, and so does reading again after a crash in the middle of
-//! tidying; only an end that was open is closed, and told once. Segments that nothing needs any
-//! more are removed later, by [`super::schedule`]'s rule.
+//! tidying; only an end that was open is closed, and told once. The newest segment is synced in any
+//! case: a process that was killed may have left its last batch in the kernel's cache alone. Segments
+//! that nothing needs any more are removed later, by [`super::schedule`]'s rule.
 
 use super::disk::{
     Disk, PROBE_NAME, quarantine_name, quarantined_generation, quarantined_spill_name, segment_generation,
@@ -214,8 +215,12 @@ pub fn recover(disk: &mut impl Disk, lanes: impl Fn(&Record<'_>) -> Box<[u16]>) 
         }
     })?;
     put_aside(disk, &found.damage)?;
+    // What the process before was killed at may be in the kernel's cache only: it goes to stable storage
+    // before anything is removed on the strength of it. All that is older was synced before it.
+    let newest = ends.iter().filter(|end| end.has_records).map(|end| end.generation).max();
     for end in ends {
-        if let Some(octets) = end.tidy(disk)? {
+        let is_doubtful = newest == Some(end.generation);
+        if let Some(octets) = end.tidy(disk, is_doubtful)? {
             let settles = log.settles.remove(&end.generation).unwrap_or_default();
             found.segments.push(FoundSegment { generation: end.generation, octets, settles });
         }
@@ -422,9 +427,9 @@ struct End {
 }
 
 impl End {
-    /// Removes the file if nothing is in it, else ends it with a mark where its records end. Returns
-    /// its length.
-    fn tidy(&self, disk: &mut impl Disk) -> io::Result<Option<u64>> {
+    /// Removes the file if nothing is in it, else ends it with a mark where its records end. One that is
+    /// doubtful is synced even if it ends so. Returns its length.
+    fn tidy(&self, disk: &mut impl Disk, is_doubtful: bool) -> io::Result<Option<u64>> {
         let name = segment_name(self.generation);
         let Some(key) = self.key.filter(|_| self.has_records) else {
             disk.remove(&name)?;
@@ -432,7 +437,7 @@ impl End {
         };
         let mark = end_mark(key, self.generation, self.offset);
         let length = self.offset + END_MARK_OCTETS as u64;
-        if self.length != length || !self.has_mark {
+        if is_doubtful || self.length != length || !self.has_mark {
             disk.write_end(&name, self.offset, &mark)?;
         }
         Ok(Some(length))

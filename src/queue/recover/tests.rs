@@ -9,8 +9,9 @@ use crate::smtp::address::mailbox;
 use crate::smtp::envelope::{Envelope, RecipientParameters, SenderParameters};
 use std::collections::BTreeMap;
 
+/// Files, and the names of those that were written to recovery's sync, as often as they were.
 #[derive(Clone, Default, PartialEq, Debug)]
-struct Memory(BTreeMap<String, Vec<u8>>);
+struct Memory(BTreeMap<String, Vec<u8>>, Vec<String>);
 
 impl Disk for Memory {
     fn names(&self) -> io::Result<Vec<String>> {
@@ -37,6 +38,7 @@ impl Disk for Memory {
         let file = self.0.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         file.resize(offset as usize, 0);
         file.extend_from_slice(octets);
+        self.1.push(name.to_owned());
         Ok(())
     }
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -108,6 +110,26 @@ fn goes_on_where_it_ended() {
         assert!(ids.is_sorted());
     }
     assert!(disk.0[&segment_name(1)].len() < 1000, "unused space is given back");
+}
+
+/// A killed process may leave its last batch whole in the kernel's cache and nowhere else, and so may a
+/// start that was killed behind it: whoever relies on it syncs it first.
+#[test]
+fn the_newest_segment_is_synced_whatever_it_looks_like() {
+    let mut disk = Memory::default();
+    let mut resume = Resume::default();
+    for generation in 1..=2 {
+        let mut spool = Spool::new(0, resume, generation);
+        write(&mut disk, &mut spool, &[Body::Inline(b"one")]);
+        resume = recovered(&mut disk).expect("memory does not fail").resume;
+    }
+    let beginning = Spool::new(0, resume, 3).segment_beginning(3);
+    for _ in 0..2 {
+        disk.0.insert(segment_name(3), beginning.clone());
+        disk.1.clear();
+        recovered(&mut disk).expect("memory does not fail");
+        assert_eq!(disk.1, [segment_name(2)]);
+    }
 }
 
 #[test]
