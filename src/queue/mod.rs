@@ -28,7 +28,7 @@
 //! | partly delivered | the same, and outcomes of the recipients that are settled | kept; only the rest is tried again |
 //! | delivered, outcome not synced | the same, and an outcome or none | without it: delivered once more |
 //! | undeliverable | the same, and outcomes of which one is a failure | kept, listed as failed |
-//! | written again | two records; before the later one an outcome of all that was known | the later one counts, with all outcomes |
+//! | written again | two records; the later one has all that was known in it | the later one counts, with all outcomes |
 //! | delivered, or withdrawn | a record, and outcomes that settle all | gone; the spill file is removed |
 //!
 //! | state of a segment | on disk | after a crash |

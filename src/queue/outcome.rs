@@ -12,9 +12,10 @@
 //! of two outcomes for one recipient the first holds. But a message that is withdrawn is so for
 //! all its recipients, whatever was written before.
 //!
-//! One that settles very many recipients takes several records, one behind the other.
+//! One that settles very many recipients takes several records, one behind the other. The same fields
+//! stand in the envelope of a record that was written again ([`super::stored`]).
 
-use super::record::{HEADER_OCTETS, Kind, Record, Stamp, Unsealed, begin_record};
+use super::record::{HEADER_OCTETS, Kind, Stamp, Unsealed, begin_record};
 use crate::limits::OUTCOME_RECIPIENTS_MAX;
 use crate::smtp::QueueId;
 
@@ -152,10 +153,10 @@ enum Known {
 }
 
 impl Statuses {
-    /// Adds what an outcome record says of a message with so many recipients. False: it is not
+    /// Adds what the fields of an outcome say of a message with so many recipients. False: they are not
     /// what this version writes.
-    pub fn add(&mut self, outcome: &Record<'_>, recipients: usize) -> bool {
-        let mut rest = outcome.envelope;
+    pub fn add(&mut self, fields: &[u8], recipients: usize) -> bool {
+        let mut rest = fields;
         while let Some((&tag, after)) = rest.split_first() {
             let Some((length, after)) = after.split_first_chunk::<4>() else { return false };
             let Some((value, after)) = after.split_at_checked(u32::from_le_bytes(*length) as usize) else {
@@ -177,6 +178,21 @@ impl Statuses {
             rest = after;
         }
         true
+    }
+
+    /// Appends the fields that say all this, at most so many octets: else without replies.
+    pub fn encode(&self, out: &mut Vec<u8>, recipients: usize, octets_max: usize) {
+        let start = out.len();
+        for with_replies in [true, false] {
+            out.truncate(start);
+            for one in self.settled(recipients) {
+                let reply = if with_replies { one.reply } else { "" };
+                put(out, TAG_ONE, &one.recipient.to_le_bytes(), one.status, reply);
+            }
+            if out.len() - start <= octets_max {
+                return;
+            }
+        }
     }
 
     /// Settles one of so many recipients, unless it was settled before.
@@ -267,7 +283,7 @@ fn settle_one(one: &mut (Status, Box<str>), status: Status, reply: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::RecordHeader;
+    use super::super::record::{Record, RecordHeader};
     use super::*;
 
     fn stored(settles: Settles<'_, &str>) -> Vec<u8> {
@@ -287,7 +303,7 @@ mod tests {
                 assert_eq!((header.kind, header.id.number(), header.unix_ms), (Kind::Outcome, 7, 8));
                 assert_eq!(header.sequence, sequence);
                 let record = Record::decode(header, rest).expect("a record");
-                if !statuses.add(&record, recipients) {
+                if !statuses.add(record.envelope, recipients) {
                     return None;
                 }
                 rest = &rest[header.octets() as usize..];
@@ -332,6 +348,22 @@ mod tests {
         let settled: Vec<_> = (0..recipients as u32).map(|place| one(place, Status::Failed, &reply)).collect();
         let all = statuses(&[stored(Settles::These(&settled))], recipients).expect("readable");
         assert!(all.settled(recipients).eq(settled) && all.is_undeliverable());
+    }
+
+    #[test]
+    fn what_is_known_is_written_down_whole_or_without_replies() {
+        let mut known = Statuses::default();
+        known.settle(4, 1, Status::Failed, "550 no");
+        known.settle(4, 3, Status::Delivered, "");
+        for (octets_max, reply) in [(1000, "550 no"), (20, "")] {
+            let mut fields = Vec::new();
+            known.encode(&mut fields, 4, octets_max);
+            assert!(fields.len() <= octets_max);
+            let mut read = Statuses::default();
+            assert!(read.add(&fields, 4));
+            assert_eq!((read.of(1), read.of(3)), ((Status::Failed, reply), (Status::Delivered, "")));
+            assert_eq!(read.settled(4).count(), 2);
+        }
     }
 
     #[test]

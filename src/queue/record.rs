@@ -39,7 +39,7 @@
 //! to a multiple of 8. An outcome ([`super::outcome`]) has its recipients in the envelope's place,
 //! the message's id, the time it was known, and no message.
 
-use super::stored::{StoredEnvelope, encode_envelope, envelope_octets};
+use super::stored::{StoredEnvelope, encode_again, encode_envelope, envelope_octets};
 use crate::limits::{ENVELOPE_MAX_OCTETS, RECORD_MAX_OCTETS};
 use crate::smtp::QueueId;
 use crate::smtp::envelope::Envelope;
@@ -308,14 +308,15 @@ impl NewMessage<'_> {
 }
 
 impl Record<'_> {
-    /// Appends a copy of the record to `out`, in another place of the log.
-    pub fn encode_copy(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
+    /// Appends a copy of the record to `out`, in another place of the log, with these outcomes.
+    pub fn encode_copy(&self, out: &mut Vec<u8>, stamp: &mut Stamp, outcomes: &[u8]) {
         let RecordHeader { kind, id, unix_ms, message_octets, message_crc, .. } = self.header;
         let start = begin_record(out);
-        out.extend_from_slice(self.envelope);
+        encode_again(out, self.envelope, outcomes);
+        let envelope_octets = out.len() - start - HEADER_OCTETS;
         out.extend_from_slice(self.message);
         let header = Unsealed { kind, id, unix_ms, message_octets, message_crc };
-        header.end_record(out, start, self.envelope.len(), stamp);
+        header.end_record(out, start, envelope_octets, stamp);
     }
 }
 
@@ -478,7 +479,7 @@ mod tests {
             let octets = encoded(body);
             let record = Record::decode(RecordHeader::decode(&octets).expect("a header"), &octets).expect("a record");
             let (mut copied, mut stamp) = (Vec::new(), Stamp { key: 6, generation: 9, sequence: 10 });
-            record.encode_copy(&mut copied, &mut stamp);
+            record.encode_copy(&mut copied, &mut stamp, b"");
             assert_eq!((copied.len(), stamp.sequence), (octets.len(), 11));
             let header = RecordHeader::decode(&copied).expect("a header");
             let copy = Record::decode(header, &copied).expect("a record");

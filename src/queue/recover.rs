@@ -32,7 +32,7 @@ use super::record::{
     END_MARK_OCTETS, HEADER_OCTETS, Kind, Record, RecordHeader, SegmentHeader, end_mark, find_end_mark, find_record,
 };
 use super::spool::{Location, Resume};
-use crate::limits::{RECORD_MAX_OCTETS, SEGMENT_MAX_OCTETS, SPARE_SEGMENTS_MAX};
+use crate::limits::{BATCH_MAX_OCTETS, RECORD_MAX_OCTETS, SEGMENT_MAX_OCTETS, SPARE_SEGMENTS_MAX};
 use crate::smtp::QueueId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -299,8 +299,6 @@ struct Log {
     finished_spills: HashSet<QueueId>,
     /// Where finished messages are: their outcomes must last as long.
     finished: HashMap<QueueId, u64>,
-    /// Outcomes of a message that is not there: its record may follow, written again.
-    early: Vec<(RecordHeader, Vec<u8>)>,
 }
 
 struct LoggedMessage {
@@ -314,9 +312,6 @@ struct LoggedMessage {
 
 impl Log {
     fn add(&mut self, record: &Record<'_>, location: Location) {
-        if self.early.last().is_some_and(|(header, _)| header.id != record.header.id) {
-            self.early.clear();
-        }
         if record.header.kind == Kind::Outcome {
             self.add_outcome(record, location);
         } else {
@@ -326,20 +321,21 @@ impl Log {
 
     fn add_message(&mut self, record: &Record<'_>, location: Location) {
         let id = record.header.id;
+        let envelope = record.stored_envelope().unwrap_or_default();
         if let Some(message) = self.messages.get_mut(&id) {
             let before = std::mem::replace(&mut message.location, location);
-            return self.note_settles(location.generation, before.generation);
+            message.statuses.add(envelope.outcomes(), message.recipients as usize);
+            self.note_settles(location.generation, before.generation);
+            return self.finish(id);
         }
-        // It was finished while it was written again: the outcomes before this record say so too.
+        // It was finished while it was written again: this record says so too.
         if let Some(generation) = self.finished.get_mut(&id) {
             let before = std::mem::replace(generation, location.generation);
             return self.note_settles(location.generation, before);
         }
-        let recipients = record.stored_envelope().map_or(0, |envelope| envelope.recipient_count());
+        let recipients = envelope.recipient_count();
         let mut statuses = Statuses::default();
-        for (header, envelope) in self.early.drain(..) {
-            statuses.add(&Record { header, envelope: &envelope, message: &[] }, recipients);
-        }
+        statuses.add(envelope.outcomes(), recipients);
         let message = LoggedMessage {
             location,
             octets: record.header.message_octets,
@@ -356,14 +352,12 @@ impl Log {
         let id = record.header.id;
         if let Some(message) = self.messages.get_mut(&id) {
             let generation = message.location.generation;
-            message.statuses.add(record, message.recipients as usize);
+            message.statuses.add(record.envelope, message.recipients as usize);
             self.note_settles(location.generation, generation);
             self.finish(id);
         } else if let Some(&generation) = self.finished.get(&id) {
-            // More about a finished message.
+            // More about a finished message. Or else its segment is gone, and nothing is needed.
             self.note_settles(location.generation, generation);
-        } else {
-            self.early.push((record.header, record.envelope.to_vec()));
         }
     }
 
@@ -427,8 +421,9 @@ struct End {
 }
 
 impl End {
-    /// Removes the file if nothing is in it, else ends it with a mark where its records end. One that is
-    /// doubtful is synced even if it ends so. Returns its length.
+    /// Removes the file if nothing is in it, else ends it with a mark where its records end. The last
+    /// batch of one that is doubtful is written once more: after a sync that failed, the kernel may take
+    /// what is in its cache to be on the disk. Returns its length.
     fn tidy(&self, disk: &mut impl Disk, is_doubtful: bool) -> io::Result<Option<u64>> {
         let name = segment_name(self.generation);
         let Some(key) = self.key.filter(|_| self.has_records) else {
@@ -437,7 +432,14 @@ impl End {
         };
         let mark = end_mark(key, self.generation, self.offset);
         let length = self.offset + END_MARK_OCTETS as u64;
-        if is_doubtful || self.length != length || !self.has_mark {
+        if is_doubtful {
+            let mut octets = Vec::new();
+            disk.read(&name, &mut octets)?;
+            octets.truncate(self.offset as usize);
+            octets.extend_from_slice(&mark);
+            let from = octets.len().saturating_sub(BATCH_MAX_OCTETS + RECORD_MAX_OCTETS);
+            disk.write_end(&name, from as u64, &octets[from..])?;
+        } else if self.length != length || !self.has_mark {
             disk.write_end(&name, self.offset, &mark)?;
         }
         Ok(Some(length))

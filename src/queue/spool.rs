@@ -11,11 +11,12 @@
 //! the next segment says that what failed is void, lest it come back at the next start beside what
 //! its clients have sent again.
 
-use super::outcome::{NewOutcome, Settles, Statuses};
+use super::outcome::{NewOutcome, Statuses};
 use super::record::{
     END_MARK_OCTETS, HEADER_OCTETS, NewMessage, Record, SegmentHeader, Stamp, Void, end_mark, record_octets,
 };
-use crate::limits::{BATCH_MAX_OCTETS, SEGMENT_MAX_OCTETS};
+use super::stored::FIELD_OCTETS;
+use crate::limits::{BATCH_MAX_OCTETS, RECORD_MAX_OCTETS, SEGMENT_MAX_OCTETS};
 use crate::smtp::{Durable, QUEUE_ID_SHARD_BITS, QueueId};
 use std::collections::VecDeque;
 
@@ -215,10 +216,7 @@ impl Spool {
 
     /// Appends a message to the batch that is filling.
     pub fn append(&mut self, message: &NewMessage<'_>) -> Receipt {
-        let (batch, location) = self.append_records(record_octets(message), |out, stamp| {
-            message.encode(out, stamp);
-            0
-        });
+        let (batch, location) = self.append_records(record_octets(message), |out, stamp| message.encode(out, stamp));
         if let Some(batch) = self.waiting.back_mut() {
             batch.messages += 1;
         }
@@ -228,43 +226,24 @@ impl Spool {
     /// Appends an outcome to the batch that is filling. Returns the batch, and the generation of
     /// the segment that will hold it.
     pub fn append_outcome<R: AsRef<str>>(&mut self, outcome: &NewOutcome<'_, R>) -> (BatchNumber, u64) {
-        let (batch, location) = self.append_records(outcome.octets(), |out, stamp| {
-            outcome.encode(out, stamp);
-            0
-        });
+        let (batch, location) = self.append_records(outcome.octets(), |out, stamp| outcome.encode(out, stamp));
         (BatchNumber(batch), location.generation)
     }
 
-    /// Appends the record of a message of an older segment again, behind an outcome that says what
-    /// is known of its recipients: a message that has a record has all that went before.
-    pub fn append_again(
-        &mut self,
-        record: &Record<'_>,
-        statuses: &Statuses,
-        recipients: usize,
-        unix_ms: u64,
-    ) -> Receipt {
-        let id = record.header.id;
-        let settled: Vec<_> = statuses.settled(recipients).collect();
-        let outcome = NewOutcome { id, unix_ms, settles: Settles::These(&settled) };
-        let octets = outcome.octets() + usize::try_from(record.header.octets()).unwrap_or(usize::MAX);
-        let (batch, location) = self.append_records(octets, |out, stamp| {
-            let start = out.len();
-            outcome.encode(out, stamp);
-            let outcome_octets = out.len() - start;
-            record.encode_copy(out, stamp);
-            outcome_octets
+    /// Appends the record of a message of an older segment again, with what is known of its recipients:
+    /// under one checksum, so that a copy that is found whole brings along all that went before it.
+    pub fn append_again(&mut self, record: &Record<'_>, statuses: &Statuses, recipients: usize) -> Receipt {
+        let octets = HEADER_OCTETS + record.envelope.len() + record.message.len() + FIELD_OCTETS + 8;
+        let mut outcomes = Vec::new();
+        statuses.encode(&mut outcomes, recipients, RECORD_MAX_OCTETS.saturating_sub(octets));
+        let (batch, location) = self.append_records(octets + outcomes.len(), |out, stamp| {
+            record.encode_copy(out, stamp, &outcomes);
         });
-        Receipt { id, batch, location }
+        Receipt { id: record.header.id, batch, location }
     }
 
-    /// Appends records that stay together. `octets` is the most that `encode` appends; it returns
-    /// how many of them stand before the record whose location is asked for, the last.
-    fn append_records(
-        &mut self,
-        octets: usize,
-        encode: impl FnOnce(&mut Vec<u8>, &mut Stamp) -> usize,
-    ) -> (u64, Location) {
+    /// Appends records that stay together. `octets` is the most that `encode` appends.
+    fn append_records(&mut self, octets: usize, encode: impl FnOnce(&mut Vec<u8>, &mut Stamp)) -> (u64, Location) {
         let end = self.offset + (octets + END_MARK_OCTETS) as u64;
         if end > self.capacity && self.offset > HEADER_OCTETS as u64 {
             self.start_segment();
@@ -285,11 +264,10 @@ impl Spool {
         let Some(batch) = self.waiting.back_mut() else { unreachable!("a batch was pushed if there was none") };
         let before = batch.octets.len();
         let mut stamp = Stamp { key: self.key, generation: batch.generation, sequence: self.next_sequence };
-        let skipped = encode(&mut batch.octets, &mut stamp) as u64;
+        encode(&mut batch.octets, &mut stamp);
         let octets = (batch.octets.len() - before) as u64;
-        let (offset, record_octets) = (self.offset + skipped, octets - skipped);
         // A segment has at most 64 MB.
-        let location = Location { generation: batch.generation, offset: offset as u32, octets: record_octets as u32 };
+        let location = Location { generation: batch.generation, offset: self.offset as u32, octets: octets as u32 };
         self.offset += octets;
         self.next_sequence = stamp.sequence;
         (batch.number, location)
@@ -361,7 +339,7 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::super::outcome::Status;
-    use super::super::record::{Body, Kind, RecordHeader};
+    use super::super::record::{Body, RecordHeader};
     use super::*;
     use crate::smtp::envelope::{Envelope, SenderParameters};
 
@@ -511,22 +489,16 @@ mod tests {
             known.settle(3, 1, Status::Failed, "550 no");
             known
         }] {
-            let again = spool.append_again(&record, &statuses, 3, 5);
+            let again = spool.append_again(&record, &statuses, 3);
             let batch = spool.take_batch().expect("a batch");
             spool.synced();
-            assert_eq!(again.id, receipt.id);
-            let at = u64::from(again.location().offset) - batch.offset;
-            let copy = RecordHeader::decode(&batch.octets[at as usize..]).expect("a record");
-            assert_eq!((copy.id, copy.octets()), (receipt.id, u64::from(again.location().octets)));
-            let first = RecordHeader::decode(&batch.octets).expect("a record");
-            if statuses.is_empty() {
-                assert_eq!(at, 0);
-                continue;
-            }
-            let outcome = Record::decode(first, &batch.octets).expect("an outcome");
+            assert_eq!((again.id, u64::from(again.location().offset)), (receipt.id, batch.offset));
+            let header = RecordHeader::decode(&batch.octets).expect("a record");
+            assert_eq!((header.id, header.octets()), (receipt.id, u64::from(again.location().octets)));
+            let copy = Record::decode(header, &batch.octets).expect("a record");
             let mut known = Statuses::default();
-            assert!(outcome.header.kind == Kind::Outcome && known.add(&outcome, 3));
-            assert_eq!((first.id, first.sequence + 1, known), (receipt.id, copy.sequence, statuses));
+            assert!(known.add(copy.stored_envelope().expect("an envelope").outcomes(), 3));
+            assert_eq!((known, copy.message), (statuses, record.message));
         }
     }
 }

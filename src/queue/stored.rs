@@ -13,6 +13,7 @@
 //! | body type | 3 | 0 `7BIT`, 1 `8BITMIME` |
 //! | EHLO's argument | 5 | |
 //! | client | 4 | its address, as text |
+//! | outcomes | 11 | of a record that was written again: what was known of its recipients ([`super::outcome`]) |
 //!
 //! What does not read like this was not written by this version, and is not half understood:
 //! decoding fails as a whole.
@@ -33,9 +34,10 @@ const TAG_ENVID: u8 = 7;
 const TAG_NOTIFY: u8 = 8;
 const TAG_ORCPT: u8 = 9;
 const TAG_AUTH: u8 = 10;
+const TAG_OUTCOMES: u8 = 11;
 
 /// Octets of a field without its value.
-const FIELD_OCTETS: usize = 5;
+pub(super) const FIELD_OCTETS: usize = 5;
 /// The longest address as text, with its scope: more than `to_string` makes of any.
 const CLIENT_MAX_OCTETS: usize = 48;
 
@@ -52,6 +54,7 @@ pub struct StoredEnvelope<'a> {
     body_type: BodyType,
     hello: &'a [u8],
     client: &'a [u8],
+    outcomes: &'a [u8],
 }
 
 /// Appends the message's envelope to `out`.
@@ -84,6 +87,19 @@ pub fn encode_envelope(out: &mut Vec<u8>, message: &NewMessage<'_>) {
     let _ = write!(out, "{}", message.client);
     let octets = u32::try_from(out.len() - value).unwrap_or(u32::MAX);
     out[value - 4..value].copy_from_slice(&octets.to_le_bytes());
+}
+
+/// Appends an envelope as it stands in a record that is written again: with these outcomes, and not those
+/// that it may have had.
+pub fn encode_again(out: &mut Vec<u8>, octets: &[u8], outcomes: &[u8]) {
+    let before = StoredEnvelope::decode(octets).map_or(0, |envelope| match envelope.outcomes.len() {
+        0 => 0,
+        outcomes => FIELD_OCTETS + outcomes,
+    });
+    out.extend_from_slice(&octets[..octets.len() - before]);
+    if !outcomes.is_empty() {
+        put(out, TAG_OUTCOMES, outcomes);
+    }
 }
 
 /// Octets that the message's envelope takes at most, for planning.
@@ -145,6 +161,7 @@ impl<'a> StoredEnvelope<'a> {
         };
         let hello = fields.take(TAG_HELLO)?;
         let client = fields.take(TAG_CLIENT)?;
+        let outcomes = fields.take(TAG_OUTCOMES).unwrap_or_default();
         let whole = fields.0.is_empty();
         whole.then_some(StoredEnvelope {
             reverse_path,
@@ -156,6 +173,7 @@ impl<'a> StoredEnvelope<'a> {
             body_type,
             hello,
             client,
+            outcomes,
         })
     }
 
@@ -192,6 +210,11 @@ impl<'a> StoredEnvelope<'a> {
     /// The argument of EHLO or HELO.
     pub fn hello(&self) -> &'a [u8] {
         self.hello
+    }
+
+    /// What was known of the recipients when the record was written again.
+    pub fn outcomes(&self) -> &'a [u8] {
+        self.outcomes
     }
 
     /// How many forward-paths there are.
@@ -314,6 +337,25 @@ mod tests {
         assert_eq!(StoredEnvelope::decode(&[&octets[..], &octets[..]].concat()), None);
     }
 
+    #[test]
+    fn outcomes_are_those_of_the_last_writing() {
+        for envelope in [plain(), asking()] {
+            let octets = encoded(&envelope);
+            let mut before = octets.clone();
+            for outcomes in [&b""[..], b"some", b"", b"others"] {
+                let mut again = Vec::new();
+                encode_again(&mut again, &before, outcomes);
+                let stored = StoredEnvelope::decode(&again).expect("an envelope");
+                assert_eq!(stored.outcomes(), outcomes);
+                assert!(stored.recipients().eq(envelope.recipients()));
+                let mut without = Vec::new();
+                encode_again(&mut without, &again, b"");
+                assert_eq!(without, octets);
+                before = again;
+            }
+        }
+    }
+
     /// The encoding of spools that exist: changing it means another format version.
     #[test]
     fn octets_stay_what_they_are() {
@@ -383,6 +425,9 @@ mod tests {
         put(&mut again, 3, &[body_type_number(stored.body_type())]);
         put(&mut again, 5, stored.hello());
         put(&mut again, 4, stored.client());
+        if !stored.outcomes().is_empty() || octets.len() == again.len() + FIELD_OCTETS {
+            put(&mut again, 11, stored.outcomes());
+        }
         assert_eq!(again, octets);
     }
 

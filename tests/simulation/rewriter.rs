@@ -71,7 +71,6 @@ impl World {
 
     /// Appends a message's record again. False: it cannot be read.
     fn append_again(&mut self, key: MessageKey) -> bool {
-        let unix_ms = self.unix_ms();
         let Some(message) = self.process().schedule.message(key) else { return false };
         let (id, Location { generation, offset, octets }) = (message.id, message.location);
         let read = self.disk.read_at(&segment_name(generation), u64::from(offset), octets as usize);
@@ -84,7 +83,7 @@ impl World {
         let Some(message) = process.schedule.message(key) else { return false };
         let recipients = message.recipients as usize;
         let settled = message.statuses.settled(recipients).count();
-        let receipt = process.spool.append_again(&record, &message.statuses, recipients, unix_ms);
+        let receipt = process.spool.append_again(&record, &message.statuses, recipients);
         self.note(|| format!("{id} is written again to {:?}", receipt.location()));
         self.await_batch(Awaiter::Rewrite { key, settled }, receipt);
         true

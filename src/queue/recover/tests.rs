@@ -346,7 +346,7 @@ fn what_was_written_again_counts_once() {
     for live in &before.live {
         let octets = &segment[live.location.offset as usize..];
         let record = Record::decode(RecordHeader::decode(octets).expect("a header"), octets).expect("a record");
-        spool.append_again(&record, &live.statuses, 1, 0);
+        spool.append_again(&record, &live.statuses, 1);
     }
     flush(&mut disk, &mut spool);
     let known = |found: &Found| -> Vec<(QueueId, Statuses, u64)> {
@@ -392,7 +392,7 @@ fn what_was_finished_while_it_was_written_again_is_finished() {
         if before {
             spool.append_outcome(&outcome);
         }
-        spool.append_again(&record, known, 1, 0);
+        spool.append_again(&record, known, 1);
         if after {
             spool.append_outcome(&outcome);
         }

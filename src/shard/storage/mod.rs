@@ -169,8 +169,7 @@ impl Storage {
     /// Puts a message's record into the batch that is filling, again, with what is known of its
     /// recipients.
     pub fn append_again(&self, record: &Record<'_>, statuses: &Statuses, recipients: u32) -> Commit {
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let receipt = self.0.spool.borrow_mut().append_again(record, statuses, recipients as usize, unix_ms);
+        let receipt = self.0.spool.borrow_mut().append_again(record, statuses, recipients as usize);
         self.await_batch(receipt)
     }
 

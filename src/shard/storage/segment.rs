@@ -93,15 +93,17 @@ impl Storage {
             glommio::io::remove(from).await
         };
         match gone.map_err(into_io) {
-            // The segment could not be made, and what was written for it failed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The segment could not be made, and what was written for it failed; or another try got so far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return sync_directory(self.0.directory.path()).await;
+            }
             result => result?,
         }
-        let synced = sync_directory(self.0.directory.path()).await;
-        if is_useful && synced.is_ok() {
+        sync_directory(self.0.directory.path()).await?;
+        if is_useful {
             self.0.spares.borrow_mut().push(segment);
         }
-        synced
+        Ok(())
     }
 
     /// Removes the spares: their space is needed.
