@@ -26,12 +26,13 @@ pub struct Rewrite {
 impl World {
     /// Begins where the segments take more than they may, unless that is under way already.
     pub fn rewrite(&mut self, oldest_in_use: u64) {
-        let now_ms = self.now_ms;
+        // Until a segment is made, the spool counts on one of the usual size: not this disk's.
+        let (now_ms, usual) = (self.now_ms, self.settings.segment_octets);
         let process = self.process();
         if process.rewrite.is_some() || now_ms < process.rewrite_again_ms {
             return;
         }
-        let capacity = process.spool.capacity();
+        let capacity = process.spool.capacity().min(usual);
         let Some(generation) = process.schedule.segment_to_rewrite(oldest_in_use, capacity) else { return };
         process.rewrite = Some(Rewrite { generation, next: Some(0), left: 0, written: 0, works: true });
         self.note(|| format!("{} is written again", segment_name(generation)));
