@@ -147,6 +147,7 @@ fn serve(sources: Sources) -> Result<(), Failure> {
         lookups,
         log,
         drain,
+        give_back_memory,
     };
     launch.start()?.wait(|| {
         shared.set_serving();
@@ -165,7 +166,8 @@ fn serve(sources: Sources) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives what recovery took back to the system: with a long queue twice as much as the queue takes.
+/// Gives what this thread took for recovery back to the system: with a long queue twice as much as the
+/// queue takes.
 fn give_back_memory() {
     // SAFETY: it takes no pointer, and may be called at any time.
     unsafe { libmimalloc_sys::mi_collect(true) }

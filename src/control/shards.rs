@@ -37,6 +37,8 @@ pub struct Launch {
     pub log: Log,
     /// Makes the control thread begin to drain.
     pub drain: Arc<Notify>,
+    /// Gives what a thread took from the allocator, and has let go of, back to the system.
+    pub give_back_memory: fn(),
 }
 
 /// A doorbell for each of these directories' shards.
@@ -75,7 +77,8 @@ impl Launch {
                 lookups: self.lookups.clone(),
                 log: self.log.sender(),
             };
-            let started = supervisor::start_shard(start, sender.clone(), self.watchdog.clone());
+            let watchdog = self.watchdog.clone();
+            let started = supervisor::start_shard(start, sender.clone(), watchdog, self.give_back_memory);
             started.map_err(|error| os_failure(&error))?;
         }
         let watchdog = Watchdog { shared: self.shared.clone(), doorbell: self.watchdog, wards, news: sender };

@@ -35,12 +35,16 @@ pub enum News {
 }
 
 /// Starts a shard's thread, which tells `news` how it fares, and rings `watchdog` when it has ended.
-pub fn start_shard(start: Start, news: Sender<News>, watchdog: Doorbell) -> io::Result<()> {
+/// Once it serves, it calls `give_back_memory`.
+pub fn start_shard(start: Start, news: Sender<News>, watchdog: Doorbell, give_back_memory: fn()) -> io::Result<()> {
     let number = start.number();
     let (shared, doorbell) = (start.shared.clone(), start.doorbell.clone());
     let run = move || {
         // The receiver outlives the threads.
-        let ready = || _ = news.send(News::Serving);
+        let ready = || {
+            give_back_memory();
+            let _ = news.send(News::Serving);
+        };
         let result = match catch_unwind(AssertUnwindSafe(|| shard::run(start, ready))) {
             Ok(Ok(())) if shared.stage() == Stage::Serving => Err("it returned".to_owned()),
             Ok(result) => result.map_err(|error| error.to_string()),
