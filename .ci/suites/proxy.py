@@ -69,7 +69,7 @@ class HAProxy:
         """One listener before a gateway's first binding, reached with these options of `server`."""
         configuration = SCRATCH / f"haproxy-{HAProxy.started + 1}-own.cfg"
         configuration.write_text(
-            "defaults\n    mode tcp\n    timeout connect 30s\n    timeout client 5m\n    timeout server 5m\n"
+            "defaults\n    mode tcp\n    timeout connect 30s\n    timeout check 30s\n    timeout client 5m\n    timeout server 5m\n"
             "listen smtp\n    unique-id-format %pid-%rt\n"
             f"    bind \"${{SMTP}}\"\n    {options.pop('above', '')}\n    server mx {gateway.server} {options['server']}\n")
         return cls(configuration, ["SMTP"])
