@@ -6,7 +6,7 @@
 //! one lane never overlap. What waits costs at most 128 octets a message with one lane: envelopes
 //! and contents are read from the spool at the attempt, unless the driver still has them (`H`).
 //!
-//! It also keeps the account of the segments ([`segments`]).
+//! It also keeps the account of the segments (`segments`).
 //!
 //! Methods in order: construction and messages, lanes, outcomes, segments.
 
